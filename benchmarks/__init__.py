@@ -1,0 +1,1 @@
+"""Measurements: the demo, selector timings, latency. Results with machine facts stand in ``results/``."""

@@ -1,0 +1,57 @@
+"""The ``glocal`` command. It stands here because only this folder may import all others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..export.cli import export
+from ..runtime.cli import main_with_errors, run
+from ..train.cli import evaluate, train
+from .selector import main as bench_selector
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Two-branch multi-label image classification: train, export, run, evaluate.",
+)
+bench = typer.Typer(no_args_is_help=True, help="Measure.")
+app.add_typer(bench, name="bench")
+for command in (train, evaluate, export, run):
+    app.command()(command)
+bench.command("selector")(bench_selector)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="An empty or new folder.")] = Path("runs/demo"),
+    pretrain_crops: Annotated[int, typer.Option(min=100, help="Single digits to pretrain the backbone on.")] = 24_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training scenes.")] = 8,
+    train_images: Annotated[int, typer.Option(min=32, help="Training scenes an epoch.")] = 1200,
+    test_images: Annotated[int, typer.Option(min=50, help="Held-out scenes.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=5, help="Timed rounds.")] = 100,
+) -> None:
+    """The main job on built-in data: train for 3 minutes at most, export, run, draw, compare."""
+    from rich.console import Console
+
+    from .demo import demo as run_demo
+    from .demo import print_table
+
+    results = run_demo(
+        out,
+        pretrain_crops=pretrain_crops,
+        epochs=epochs,
+        train_images=train_images,
+        test_images=test_images,
+        rounds=rounds,
+    )
+    print_table(results, Console())
+    print(f"look at {out / 'index.html'}")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    main_with_errors(app)

@@ -1,0 +1,1 @@
+"""Export side of glocal: from a checkpoint to a verified bundle."""

@@ -1,0 +1,200 @@
+"""The bundle: a folder that holds a model's graphs and all that is needed to run them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import BundleError, GlocalError, UsageError
+from .manifest import MANIFEST, Manifest, make_manifest, parse_manifest
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files were as the manifest says when it was loaded.
+
+    Files that the manifest does not name are ignored.
+
+    Attributes:
+        path: The folder.
+        manifest: The content of its manifest.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Open a bundle and check its manifest and every file that it names.
+
+        Raises:
+            UsageError: There is no such folder.
+            BundleError: The folder is no bundle, its schema is another, or a file is missing or changed.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise UsageError(f"{path} does not exist.", fix="Name the folder of a bundle.")
+        bundle = cls(path, _read_manifest(path))
+        for relative in bundle.manifest.files:
+            with bundle._open(relative) as file:
+                digest = hashlib.sha256()
+                for chunk in _chunks(file):
+                    digest.update(chunk)
+            bundle._check_digest(relative, digest.hexdigest())
+        return bundle
+
+    def read(self, relative: str) -> bytes:
+        """Read a file of the bundle.
+
+        The bytes that are returned are the bytes that were checked, so nothing can change in between.
+
+        Args:
+            relative: Path of the file in the manifest, such as ``fp32/global.onnx``.
+
+        Raises:
+            BundleError: The manifest does not name the file, or the file is missing or changed.
+        """
+        with self._open(relative) as file:
+            data = file.read()
+        self._check_digest(relative, hashlib.sha256(data).hexdigest())
+        return data
+
+    def _open(self, relative: str) -> BinaryIO:
+        if relative not in self.manifest.files:
+            raise BundleError(f"{self.path} names no file {relative}.", found=", ".join(self.manifest.files))
+        return _open_inside(self.path, relative)
+
+    def _check_digest(self, relative: str, digest: str) -> None:
+        expected = self.manifest.files[relative]
+        if digest != expected:
+            raise BundleError(
+                f"{self.path / relative} is not the file that the bundle was written with.",
+                found=f"sha256 {digest[:12]}..., expected {expected[:12]}...",
+                fix="Copy the bundle again, or export it again.",
+            )
+
+
+def write_bundle(path: str | os.PathLike[str], files: Mapping[str, bytes | Path], **fields: Any) -> Bundle:
+    """Write a bundle; at no time is there half of one at ``path``.
+
+    A bundle that stands there is replaced by the last step; it stays as it was if anything goes wrong before.
+
+    Args:
+        path: The folder to write.
+        files: Content of each file, or a file to copy, by relative POSIX path.
+        **fields: The fields of `Manifest` except ``files`` and ``schema_version``.
+
+    Raises:
+        UsageError: Something that is not a bundle stands at ``path``.
+        BundleError: The fields do not make a manifest.
+        OSError: The folder cannot be written.
+    """
+    target = Path(path).resolve()
+    _check_replaceable(target)
+    make_manifest({**fields, "files": dict.fromkeys(files, "0" * 64)}, str(target))  # before any work is done
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.new"
+    try:
+        staging.mkdir()
+        digests = {}
+        for relative, content in files.items():
+            (staging / relative).parent.mkdir(parents=True, exist_ok=True)
+            digests[relative] = _write(staging / relative, content)
+        manifest = make_manifest({**fields, "files": digests}, str(target))
+        _write(staging / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+        for folder, _, _ in os.walk(staging):
+            _sync_folder(folder)
+        _swap(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return Bundle(target, manifest)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    with _open_inside(folder, MANIFEST) as file:
+        return parse_manifest(file.read(), str(folder / MANIFEST))
+
+
+def _open_inside(folder: Path, relative: str) -> BinaryIO:
+    path = folder / relative
+    fix = "Name the folder of a bundle; copy the whole bundle again, or export it again."
+    try:
+        real = path.resolve()
+        if real != folder.resolve() / relative:
+            raise BundleError(f"{path} is a link, or lies behind one.", found=str(real), fix=fix)
+        if not path.is_file():  # a pipe would block
+            raise BundleError(f"{path} cannot be read.", found="no such file", fix=fix)
+        return path.open("rb")
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        raise BundleError(f"{path} cannot be read.", found=str(error), fix=fix) from error
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        _read_manifest(target)
+    except GlocalError as error:
+        raise UsageError(
+            f"{target} exists and is not a bundle, so it is not replaced.",
+            found=error.what,
+            fix="Name another folder, or remove this one yourself.",
+        ) from error
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK):
+        yield chunk
+
+
+def _write(path: Path, content: bytes | Path) -> str:
+    """Write a file through to the disk; returns its sha256."""
+    digest = hashlib.sha256()
+    with path.open("xb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+            digest.update(content)
+        else:
+            with content.open("rb") as source:
+                for chunk in _chunks(source):
+                    file.write(chunk)
+                    digest.update(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put a finished folder at its place; what stood there goes once the new one is in."""
+    old = new.with_suffix(".old")
+    replaces = target.exists()
+    if replaces:
+        target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        if replaces:
+            old.rename(target)
+        raise
+    _sync_folder(target.parent)
+    if replaces:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(folder: str | Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system can
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

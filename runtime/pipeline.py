@@ -1,0 +1,270 @@
+"""From images to predictions: global engine, region selector, local engine, fusion."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends import Engines, GlobalOutputs, choose_precision, open_engines
+from .bundle import Bundle
+from .errors import EngineError, ImageError, UsageError
+from .images import check_image, read_image, resize
+from .manifest import Manifest, Precision
+from .prediction import Prediction, Region
+
+if TYPE_CHECKING:
+    from .selector import Regions, RegionSelector
+
+
+_STAGES = ("decode", "resize", "global", "select", "local", "fuse")
+_ENGINE_FIX = "Try another precision, or export the bundle again."
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """An image ready for the network."""
+
+    source: str
+    size: tuple[int, int]
+    pixels: NDArray[np.uint8]
+    decode_ms: float
+    resize_ms: float
+
+
+class Pipeline:
+    """A model loaded from a bundle, ready to predict. Close it, or use it in a ``with`` statement.
+
+    One thread at a time may use it.
+
+    Attributes:
+        labels: The N labels, in the order of a prediction's scores.
+        input_size: (height, width) to which images are resized, pixels.
+        precision: The precision of the engines.
+        thresholds: (N,) float32, fused scores from which a label is given.
+    """
+
+    def __init__(self, manifest: Manifest, precision: Precision, engines: Engines, selector: RegionSelector) -> None:
+        self.labels = manifest.labels
+        self.input_size = manifest.input_size
+        self.precision = precision
+        self.thresholds = np.array(manifest.thresholds[precision], dtype=np.float32)
+        self._selector = selector
+        self._engines: Engines | None = engines
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        backend: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> Pipeline:
+        """Load a bundle.
+
+        Args:
+            path: The bundle's folder.
+            backend: ``onnxruntime``, or ``auto`` for the same.
+            precision: ``fp32``, ``fp16``, ``int8``, or ``auto`` for ``fp32``.
+            threads: Threads of one engine; None leaves the choice to the engine library.
+
+        Raises:
+            UsageError: There is no such folder, backend or precision.
+            BundleError: The bundle is incomplete, changed, or of another schema version.
+        """
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads must be at least 1, not {threads}.")
+        bundle = Bundle.load(path)
+        chosen = choose_precision(bundle, precision)
+        engines = open_engines(bundle, backend, chosen, threads)
+
+        from .selector import RegionSelector
+
+        settings = bundle.manifest.selector
+        shift = np.array(settings.shift, dtype=np.float32)
+        selector = RegionSelector(shift, settings.k_s, settings.k_e, settings.zetas)
+        return cls(bundle.manifest, chosen, engines, selector)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the engines. Closing twice is fine."""
+        if self._engines is not None:
+            self._engines.close()
+            self._engines = None
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], sources: Sequence[str] | None = None, batch: int = 8
+    ) -> list[Prediction]:
+        """Predict images in memory.
+
+        Args:
+            images: (H, W, 3) uint8 RGB arrays, each of any size.
+            sources: What to call the images; ``image 0`` and so on by default.
+            batch: How many images go through the engines at a time.
+
+        Returns:
+            One prediction per image, in the same order. An array that is no image has its error.
+
+        Raises:
+            UsageError: The pipeline is closed, or the arguments do not fit together.
+        """
+        self._check_use(batch)
+        if isinstance(images, np.ndarray) and images.ndim != 4:
+            raise UsageError("predict takes a sequence of images.", found="one array", fix="Give [image].")
+        if sources is None:
+            sources = [f"image {index}" for index in range(len(images))]
+        if len(sources) != len(images):
+            raise UsageError(f"{len(sources)} sources for {len(images)} images.")
+        items = (self._prepare(array, source) for array, source in zip(images, sources, strict=True))
+        return list(self._predict(items, batch))
+
+    def predict_files(self, paths: Iterable[str | os.PathLike[str]], batch: int = 8) -> Iterator[Prediction]:
+        """Predict image files. They are read batch by batch, as the predictions are taken.
+
+        Args:
+            paths: Image files.
+            batch: How many images go through the engines at a time.
+
+        Returns:
+            One prediction per file, in the same order. A file that cannot be read has its error.
+
+        Raises:
+            UsageError: The pipeline is closed, or ``batch`` is less than 1.
+        """
+        self._check_use(batch)
+        return self._predict((self._prepare_file(path) for path in paths), batch)
+
+    def _opened(self) -> Engines:
+        if self._engines is None:
+            raise UsageError("The pipeline is closed.", fix="Load it again, or predict before closing it.")
+        return self._engines
+
+    def _check_use(self, batch: int) -> None:
+        self._opened()
+        if batch < 1:
+            raise UsageError(f"batch must be at least 1, not {batch}.")
+
+    def _prepare_file(self, path: str | os.PathLike[str]) -> _Item | Prediction:
+        start = time.perf_counter()
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            return Prediction.failed(os.fspath(path), str(error), self.labels)
+        return self._prepare(image, os.fspath(path), _ms(start))
+
+    def _prepare(self, array: NDArray[np.uint8], source: str, decode_ms: float = 0.0) -> _Item | Prediction:
+        start = time.perf_counter()
+        try:
+            image = check_image(array, source)
+        except ImageError as error:
+            return Prediction.failed(source, str(error), self.labels)
+        pixels = resize(image, self.input_size)
+        return _Item(source, (image.shape[0], image.shape[1]), pixels, decode_ms, _ms(start))
+
+    def _predict(self, items: Iterator[_Item | Prediction], batch: int) -> Iterator[Prediction]:
+        while chunk := list(itertools.islice(items, batch)):
+            predicted = iter(self._predict_good([item for item in chunk if isinstance(item, _Item)]))
+            for item in chunk:
+                yield item if isinstance(item, Prediction) else next(predicted)
+
+    def _predict_good(self, items: list[_Item]) -> list[Prediction]:
+        if not items:
+            return []
+        try:
+            return self._run(items)
+        except EngineError as error:
+            if len(items) > 1:  # one image at a time shows which is at fault, and spares the others
+                return [prediction for item in items for prediction in self._predict_good([item])]
+            message = f"{items[0].source} could not be predicted. {error}"
+            return [Prediction.failed(items[0].source, message, self.labels, items[0].size)]
+
+    def _run(self, items: list[_Item]) -> list[Prediction]:
+        engines = self._opened()
+        times = [time.perf_counter()]
+        outputs = engines.run_global(np.stack([item.pixels for item in items]))
+        times.append(time.perf_counter())
+        regions = self._select(outputs)
+        boxes, counts = regions.normalised()
+        times.append(time.perf_counter())
+        logits = engines.run_local(outputs, boxes, counts)
+        if not np.isfinite(logits).all():
+            raise EngineError("The local engine gave values that are not finite.", fix=_ENGINE_FIX)
+        times.append(time.perf_counter())
+        global_scores, local_scores = sigmoid(outputs.logits), sigmoid(logits)
+        scores = (global_scores + local_scores) * np.float32(0.5)
+        found = [self._regions(regions, index, item.size) for index, item in enumerate(items)]
+        labels = [self._labels(row) for row in scores]
+        times.append(time.perf_counter())
+
+        shares = [(end - start) * 1e3 / len(items) for start, end in itertools.pairwise(times)]
+        return [
+            Prediction(
+                source=item.source,
+                size=item.size,
+                classes=self.labels,
+                labels=labels[index],
+                scores=scores[index],
+                global_scores=global_scores[index],
+                local_scores=local_scores[index],
+                thresholds=self.thresholds,
+                regions=found[index],
+                timings=_timings(item.decode_ms, item.resize_ms, *shares),
+            )
+            for index, item in enumerate(items)
+        ]
+
+    def _select(self, outputs: GlobalOutputs) -> Regions:
+        try:
+            regions = self._selector(outputs.class_maps, outputs.logits)
+        except ValueError as error:
+            what = "No regions can be selected from what the global engine gave."
+            raise EngineError(what, found=str(error), fix=_ENGINE_FIX) from error
+        if not np.isfinite(regions.energies).all():  # finite maps can still sum up to infinity
+            raise EngineError("The class maps are too large to be summed up.", fix=_ENGINE_FIX)
+        return regions
+
+    def _labels(self, scores: NDArray[np.float32]) -> tuple[str, ...]:
+        order = np.argsort(-scores, kind="stable")
+        return tuple(self.labels[index] for index in order if scores[index] >= self.thresholds[index])
+
+    def _regions(self, regions: Regions, index: int, size: tuple[int, int]) -> tuple[Region, ...]:
+        (height, width), (rows, columns) = size, regions.grid
+        scale = np.array([width / columns, height / rows] * 2)
+        kept = slice(int(regions.n[index]))
+        boxes = (regions.boxes[index, kept] * scale).tolist()
+        categories = regions.categories[index, kept].tolist()
+        energies = regions.energies[index, kept].tolist()
+        variants = regions.variants[index, kept].tolist()
+        counts = regions.counts[index, kept].tolist()
+        return tuple(
+            Region(tuple(box), self.labels[category] if category >= 0 else None, energy, variant, count)
+            for box, category, energy, variant, count in zip(boxes, categories, energies, variants, counts, strict=True)
+        )
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of logits of any shape; nothing overflows, and small probabilities keep their digits."""
+    power = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, np.float32(1), power) / (1 + power)
+
+
+def _ms(start: float) -> float:
+    return (time.perf_counter() - start) * 1e3
+
+
+def _timings(*stages: float) -> dict[str, float]:
+    return {**dict(zip(_STAGES, stages, strict=True)), "total": sum(stages)}

@@ -1,0 +1,98 @@
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from glocal.export.graphs import export_global, export_local
+from glocal.export.verify import check, verify
+from glocal.runtime.errors import GlocalError
+from glocal.train.config import model_config
+from glocal.train.model import GlocalNet
+from sklearn.datasets import load_sample_images
+
+FORMS = ("operator", "matmul")
+
+
+@pytest.fixture(scope="module")
+def model() -> GlocalNet:
+    torch.manual_seed(0)
+    config = model_config("glocal", backbone="test_resnet", classes=tuple("abcde"), image_size=(96, 128))
+    model = GlocalNet(config).eval()
+    torch.nn.init.normal_(model.local_branch.attention.out.weight, std=0.3)
+    torch.nn.init.normal_(model.global_branch.attention.out.weight, std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def graphs(model) -> dict[str, bytes]:
+    return {"global": export_global(model)} | {form: export_local(model, form) for form in FORMS}
+
+
+def test_graphs_follow_the_contract(graphs):
+    session = onnxruntime.InferenceSession(graphs["global"])
+    image = session.get_inputs()[0]
+    assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [96, 128, 3])
+    outputs = {output.name: output.shape[1:] for output in session.get_outputs()}
+    assert outputs == {"logits": [5], "class_maps": [5, 3, 4], "features": [192, 6, 8], "global_feature": [96]}
+    for form in FORMS:
+        inputs = {i.name: i.type for i in onnxruntime.InferenceSession(graphs[form]).get_inputs()}
+        assert list(inputs) == ["features", "global_feature", "boxes", "counts"]
+        assert set(inputs.values()) == {"tensor(float)"}
+
+
+def test_the_forms_of_roi_align_are_what_they_say(graphs):
+    operators = {form: {node.op_type for node in onnx.load_from_string(graphs[form]).graph.node} for form in FORMS}
+    assert "RoiAlign" in operators["operator"]
+    assert "RoiAlign" not in operators["matmul"]
+
+
+def test_uint8_is_cast_before_anything_else(graphs):
+    """TensorRT allows no other operation on a uint8 tensor."""
+    nodes = onnx.load_from_string(graphs["global"]).graph.node
+    assert [node.op_type for node in nodes if "image" in node.input] == ["Cast"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_both_graphs_compute_what_the_network_computes(model, graphs, form):
+    report = verify(model, graphs["global"], graphs[form], load_sample_images().images)
+    check(report, "fp32")
+    assert report["real/same_boxes"] == 1
+    assert len(report) == 12
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batch_and_number_of_boxes_are_dynamic(graphs, form):
+    first, second = (onnxruntime.InferenceSession(graphs[name]) for name in ("global", form))
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1, 96, 128, 3), dtype=np.uint8)
+    seen = []
+    for batch in (1, 4):
+        _, _, features, global_feature = first.run(None, {"image": np.repeat(image, batch, 0)})
+        for slots in (1, 24):
+            feeds = {"features": features, "global_feature": global_feature}
+            feeds["boxes"] = np.tile(np.float32([0.1, 0.2, 0.7, 0.8]), (batch, slots, 1))
+            feeds["counts"] = np.eye(1, slots, dtype=np.float32).repeat(batch, 0)  # one box, the rest padding
+            logits = second.run(None, feeds)[0]
+            assert logits.shape == (batch, 5)
+            assert np.isfinite(logits).all()
+            np.testing.assert_allclose(logits, logits[:1].repeat(batch, 0), atol=1e-5)
+            seen.append(logits[0])
+    # One box is one box, however many padding slots follow it.
+    np.testing.assert_allclose(seen, [seen[0]] * 4, atol=1e-5)
+
+
+def test_a_wrong_graph_is_refused(model, graphs):
+    graph = onnx.load_from_string(graphs["operator"])
+    weight = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    values = np.frombuffer(weight.raw_data, np.float32).copy()
+    values[: len(values) // 2] *= 1.5
+    weight.raw_data = values.tobytes()
+    report = verify(model, graphs["global"], graph.SerializeToString(), load_sample_images().images)
+    with pytest.raises(GlocalError, match=r"local\.logits differs"):
+        check(report, "fp32")
+
+
+def test_graphs_hold_no_path_of_the_machine(graphs):
+    for graph in graphs.values():
+        assert b".py" not in graph
+        assert b"site-packages" not in graph

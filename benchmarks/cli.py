@@ -28,9 +28,9 @@ bench.command("selector")(bench_selector)
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="An empty or new folder.")] = Path("runs/demo"),
-    pretrain_crops: Annotated[int, typer.Option(min=100, help="Single digits to pretrain the backbone on.")] = 24_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training scenes.")] = 8,
-    train_images: Annotated[int, typer.Option(min=32, help="Training scenes an epoch.")] = 1200,
+    pretrain_crops: Annotated[int, typer.Option(min=100, help="Single digits to pretrain the backbone on.")] = 12_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training scenes.")] = 7,
+    train_images: Annotated[int, typer.Option(min=32, help="Training scenes an epoch.")] = 1000,
     test_images: Annotated[int, typer.Option(min=50, help="Held-out scenes.")] = 1000,
     rounds: Annotated[int, typer.Option(min=5, help="Timed rounds.")] = 100,
 ) -> None:

@@ -88,6 +88,12 @@ def main_with_errors(app: typer.Typer) -> None:
     except GlocalError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "glocal").startswith("glocal"):
+            raise
+        print(f"this command needs {error.name}, which is not installed", file=sys.stderr)
+        print("  fix:   pip install 'glocal[train]'", file=sys.stderr)
+        sys.exit(1)
 
 
 def _progress(as_json: bool) -> Progress:

@@ -110,7 +110,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         start = path.open("rb").read(4) if path.is_file() and os.access(path, os.R_OK) else b""
-        kind = "a pickle" if start[:2] in (b"PK", b"\x80\x02") else f"{type(error).__name__}: {error}"
+        kind = "a pickle" if start[:2] == b"PK" or start[:1] == b"\x80" else f"{type(error).__name__}: {error}"
         raise CheckpointError(
             f"{path} is no safetensors checkpoint",
             found=kind,

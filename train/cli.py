@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from ..runtime.errors import UsageError
 from ..runtime.files import write_atomically
 
 
@@ -35,14 +37,20 @@ def train(
     seed: Annotated[int, typer.Option()] = 0,
     train_images: Annotated[int, typer.Option(help="Scenes an epoch (digits only).")] = 4000,
     val_images: Annotated[int, typer.Option(help="Validation scenes (digits only).")] = 1000,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop after this time.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Train only as many epochs as fit into this time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
     """Train the two-branch network; the best model on the validation split is kept."""
     settings = {key: value for key, value in locals().items() if key not in ("out", "resume")}
     from .fit import TrainConfig, fit
 
-    run = fit(TrainConfig(**settings), out, resume=resume)
+    try:
+        config = TrainConfig(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"{option}: {first['msg']}", found=repr(first["input"]), fix="glocal train --help") from error
+    run = fit(config, out, resume=resume)
     print(f"trained {run}")
 
 

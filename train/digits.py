@@ -20,21 +20,21 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 from torch.utils.data import Dataset
 
 from ..runtime.errors import UsageError
+from ..runtime.progress import progressed
 
 CLASSES = tuple("0123456789")
 SPLITS = ("train", "val", "test")
 
 # Sides, relative to the scene's: a digit is tiny with this probability; log-uniform within either range.
-SMALLEST, TINY, LARGEST = 1 / 12, 1 / 8, 1 / 2.5
-TINY_SHARE = 0.4
+SMALLEST, TINY, LARGEST = 1 / 10, 1 / 7, 1 / 2.5
+TINY_SHARE = 0.3
 MAX_DIGITS = 5
 MAX_OVERLAP = 0.1
 # Least difference of luma between a digit and what is around it, beyond the spread of the background there.
-MIN_CONTRAST = 60.0
+MIN_CONTRAST = 80.0
 LUMA = np.array([0.299, 0.587, 0.114])
 
 Array = NDArray[Any]
@@ -58,7 +58,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class DigitScenes:
-    """Scenes of 1 to 5 digits of varied size and contrast; about 40 % of the digits are tiny (< size/8).
+    """Scenes of 1 to 5 digits of varied size and contrast; about 30 % of the digits are tiny (< size/7).
 
     Which digits a scene holds depends on (seed, split, index). How it looks depends on the epoch too, so each
     epoch brings fresh images with the same targets.
@@ -92,6 +92,7 @@ class DigitScenes:
             if not low <= value < high:
                 what = f"The {name} of the digit scenes must be at least {low} and less than {high}."
                 raise UsageError(what, found=str(value))
+        _glyphs(self.split)  # read once here, not in every worker that is forked for an epoch
 
     def __len__(self) -> int:
         return self.length
@@ -288,9 +289,7 @@ class DigitCrops(Dataset[tuple[NDArray[np.uint8], int]]):
         return image, digit
 
 
-def write_data_folder(
-    path: Path, lengths: Mapping[str, int], *, size: int = 192, seed: int = 0, progress: bool = False
-) -> None:
+def write_data_folder(path: Path, lengths: Mapping[str, int], *, size: int = 192, seed: int = 0) -> None:
     """Write scenes as a data folder: `JPEGImages/*.png`, `labels.csv` and `classes.txt`.
 
     The folder appears whole or not at all.
@@ -300,7 +299,6 @@ def write_data_folder(
         lengths: Number of scenes per split, such as `{"train": 2000, "val": 300, "test": 600}`.
         size: Side of the scenes in pixels.
         seed: As in `DigitScenes`.
-        progress: Whether to show a progress bar.
 
     Raises:
         UsageError: If `path` exists, cannot be written, or a split or number is out of range.
@@ -319,7 +317,7 @@ def write_data_folder(
         with open(temporary / "labels.csv", "w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(["image", "split", "labels"])
-            for scenes, index in track(todo, "writing scenes", disable=not progress):
+            for scenes, index in progressed(todo, "writing scenes"):
                 scene, name = scenes.scene(index), f"{scenes.split}_{index:06d}.png"
                 png = cv2.imencode(".png", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))[1]
                 (temporary / "JPEGImages" / name).write_bytes(png.tobytes())

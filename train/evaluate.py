@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch.utils.data import DataLoader
 
 from ..runtime.bundle import MANIFEST
 from ..runtime.errors import DataError, GlocalError
 from ..runtime.metrics import multilabel_metrics
 from ..runtime.pipeline import Pipeline
+from ..runtime.progress import progressed
 from .checkpoint import load_model
 from .data import LabeledImages, TrainImages, open_data
 from .model import GlocalNet
@@ -76,7 +76,7 @@ def score_model(model: GlocalNet, images: LabeledImages, batch: int = 16, worker
     dataset = TrainImages(images, model.config.image_size, augment=False, seed=0)
     parts = []
     with torch.inference_mode():
-        for pixels, _ in track(DataLoader(dataset, batch, num_workers=workers), "scoring the model", transient=True):
+        for pixels, _ in progressed(DataLoader(dataset, batch, num_workers=workers), "scoring the model"):
             out = model.eval()(pixels.to(device))
             kinds = out.scores, out.global_logits.sigmoid(), out.local_logits.sigmoid()
             parts.append([kind.cpu().numpy() for kind in kinds])
@@ -90,7 +90,7 @@ def score_bundle(pipeline: Pipeline, images: LabeledImages, batch: int = 16) -> 
         GlocalError: An image could not be predicted.
     """
     predictions = []
-    for start in track(range(0, len(images), batch), "scoring the bundle", transient=True):
+    for start in progressed(range(0, len(images), batch), "scoring the bundle"):
         pixels = [images.load(index) for index in range(start, min(start + batch, len(images)))]
         for index, prediction in enumerate(pipeline.predict(pixels, batch=batch), start):
             if prediction.error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from .data import TrainImages, open_data
 from .history import History
 from .losses import classification_loss, weak_loss
 from .model import GlocalNet
-from .schedule import warmup_cosine
+from .schedule import TimeLimit, warmup_cosine
 from .weights import load_backbone
 
 
@@ -52,7 +51,7 @@ class TrainConfig(BaseModel):
         seed: Of weights, order and augmentation.
         train_images: Scenes an epoch, for built-in data; a data folder gives all it has.
         val_images: Likewise for the validation split.
-        max_minutes: Stop after this time even if epochs remain.
+        max_minutes: Train only as many whole epochs as fit into this time; the schedule ends with it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,9 +98,9 @@ class EpochSampler(Sampler[int]):
 class Fit(lightning.LightningModule):
     """One training step and one validation of the two-branch network."""
 
-    def __init__(self, model: GlocalNet, config: TrainConfig, history: History) -> None:
+    def __init__(self, model: GlocalNet, config: TrainConfig, history: History, limit: TimeLimit) -> None:
         super().__init__()
-        self.model, self.config, self.history = model, config, history
+        self.model, self.config, self.history, self.limit = model, config, history, limit
         self.scores: list[tuple[np.ndarray, ...]] = []
         self.metrics: dict[str, float] = {}
 
@@ -169,7 +168,12 @@ class Fit(lightning.LightningModule):
         else:
             optimizer = torch.optim.SGD(groups.values(), momentum=0.9)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, steps))
+
+        def factor(step: int) -> float:
+            # A run that will be stopped by the clock ends with small steps too.
+            return warmup_cosine(max(step / steps, self.limit.progress()))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -216,14 +220,14 @@ def fit(config: TrainConfig, out: Path, *, resume: bool = False, quiet: bool = F
     # A fixed name makes each epoch's state replace the one before, atomically.
     keep_state = ModelCheckpoint(out, filename=Path(STATE_FILE).stem, enable_version_counter=False)
     keep_state.FILE_EXTENSION = Path(STATE_FILE).suffix
+    limit = TimeLimit(config.max_minutes)
     trainer = lightning.Trainer(
         max_epochs=config.epochs,
-        max_time=timedelta(minutes=config.max_minutes) if config.max_minutes else None,
         precision=config.precision,
         accelerator="auto",
         devices=1,
         gradient_clip_val=10.0,  # the local branch raises the gradient's norm to 15-20
-        callbacks=[keep_state] if quiet else [keep_state, RichProgressBar(leave=False)],
+        callbacks=[limit, keep_state] if quiet else [limit, keep_state, RichProgressBar(leave=False)],
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
         plugins=[SafetensorsIO()],
         enable_progress_bar=not quiet,
@@ -232,7 +236,7 @@ def fit(config: TrainConfig, out: Path, *, resume: bool = False, quiet: bool = F
         log_every_n_steps=10,
     )
     history = History(out, config.model_dump(mode="json"), resume=resume)
-    trainer.fit(Fit(model, config, history), *loaders, ckpt_path=str(state) if resume else None)
+    trainer.fit(Fit(model, config, history, limit), *loaders, ckpt_path=str(state) if resume else None)
     return out
 
 

@@ -20,6 +20,9 @@ def model() -> GlocalNet:
     model = GlocalNet(config).eval()
     torch.nn.init.normal_(model.local_branch.attention.out.weight, std=0.3)
     torch.nn.init.normal_(model.global_branch.attention.out.weight, std=0.3)
+    for module in model.modules():  # timm starts the last norm of a residual block at zero, which would hide errors
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
     return model
 
 

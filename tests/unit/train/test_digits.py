@@ -51,9 +51,9 @@ def test_boxes_lie_in_the_image_and_agree_with_the_target(scenes):
 def test_many_digits_are_tiny_some_are_large_and_they_hardly_overlap(scenes):
     boxes = np.concatenate([scene.boxes for scene in scenes])
     sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    assert (sides < 192 / 9).mean() > 1 / 3
+    assert (sides < 192 / 7).mean() > 1 / 4
     assert (sides > 192 / 4).mean() > 0.1
-    assert sides.min() >= 11
+    assert sides.min() >= 14
     assert sides.max() <= 192 / 2.5
     for scene in scenes:
         cover = np.zeros((192, 192), int)

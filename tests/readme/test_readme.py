@@ -1,0 +1,79 @@
+"""The README is true: its commands and its Python run, its links lead somewhere, its files exist."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs a program in an empty folder beside the repository's scripts, with this environment's commands first."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "export").symlink_to(ROOT / "export")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+    def call(*command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+
+    call.folder = folder
+    return call
+
+
+def test_make_targets_exist():
+    targets = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
+    assert targets == ["demo", "test"]
+    for target in targets:
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "glocal demo" in subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True).stdout
+
+
+def test_commands_and_python_run_in_their_order(run):
+    commands = [command for command in COMMANDS if not command.startswith("make ")]
+    assert len(commands) >= 6
+    for command in commands:
+        done = run(*shlex.split(command))
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert len(list((run.folder / "runs" / "drawn").glob("*.jpg"))) == 4
+    errors = [json.loads(line)["error"] for line in done.stdout.splitlines()]  # of the last command
+    assert errors == [None] * 4
+    (python,) = blocks("python")
+    done = run(sys.executable, "-c", python)
+    assert done.returncode == 0, done.stderr
+    assert "'total'" in done.stdout
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
+    files = [target for target in targets if not target.startswith("http")]
+    assert len(files) >= 5
+    assert [target for target in files if not (ROOT / target).exists()] == []
+
+
+def test_every_command_has_help_and_the_readme_names_no_other(run):
+    listing = run("glocal", "--help").stdout
+    commands = {"demo", "train", "evaluate", "export", "run", "bench"}
+    for command in commands:
+        assert command in listing
+        done = run("glocal", command, "--help")
+        assert done.returncode == 0
+        assert "Usage" in done.stdout
+    missing = README.split("## What is not there yet")[1].split("##")[0]
+    named = set(re.findall(r"glocal (\w+)", README.replace(missing, ""))) - {"import"}
+    assert named <= commands, named - commands

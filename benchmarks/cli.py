@@ -11,6 +11,7 @@ from ..export.cli import export
 from ..runtime.cli import main_with_errors, run
 from ..train.cli import evaluate, train
 from .selector import main as bench_selector
+from .startup import startup
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +24,7 @@ app.add_typer(bench, name="bench")
 for command in (train, evaluate, export, run):
     app.command()(command)
 bench.command("selector")(bench_selector)
+bench.command("startup")(startup)
 
 
 @app.command()

@@ -128,6 +128,9 @@ def open_data(
     targets = np.zeros((len(chosen), len(classes)), np.int8)
     for target, (_, labels) in zip(targets, chosen, strict=True):
         target[labels] = 1
+    if not targets.any():
+        what = f"No image of split {split!r} has a label."
+        raise DataError(what, found=f"{len(chosen)} empty rows in {folder / LABELS}", fix="Label some of them.")
     return LabeledImages(str(folder), split, classes, targets, paths)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from glocal.benchmarks.demo import demo, table_rows
+from glocal.benchmarks.startup import STEPS, startup
 from glocal.benchmarks.timing import alternate
 from glocal.runtime import Pipeline
 from glocal.runtime.errors import UsageError
@@ -41,6 +42,14 @@ def test_its_bundle_runs(out):
     with Pipeline.load(out / "bundle") as pipeline:
         (prediction,) = pipeline.predict_files([out / "scenes" / "JPEGImages" / "test_000000.png"])
     assert prediction.error is None
+
+
+def test_startup_is_measured_in_fresh_processes(out, tmp_path):
+    startup(out / "bundle", processes=1, json_file=tmp_path / "startup.json")
+    report = json.loads((tmp_path / "startup.json").read_text())
+    assert list(report["seconds"]) == list(STEPS)
+    assert all(0 < value < 120 for (value,) in report["seconds"].values())
+    assert "cores" in report["machine"]
 
 
 def test_a_folder_in_use_is_refused(out):

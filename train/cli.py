@@ -70,6 +70,7 @@ def evaluate(
     if json_file:
         write_atomically(json_file, (json.dumps(metrics, indent=2) + "\n").encode())
     names = ("mAP", "mAP_global", "mAP_local", "CP", "CR", "CF1", "OP", "OR", "OF1")
-    table = Table(*names, title=f"{target}: {metrics['images']} images of {data} {split}, in %")
+    headers = ("mAP", "global", "local", *names[3:])  # narrow enough for 80 columns
+    table = Table(*headers, title=f"{target}: {metrics['images']} images of {data} {split}, in %")
     table.add_row(*(f"{100 * metrics[name]:.2f}" for name in names))
     Console().print(table)

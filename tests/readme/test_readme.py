@@ -75,5 +75,5 @@ def test_every_command_has_help_and_the_readme_names_no_other(run):
         assert done.returncode == 0
         assert "Usage" in done.stdout
     missing = README.split("## What is not there yet")[1].split("##")[0]
-    named = set(re.findall(r"glocal (\w+)", README.replace(missing, ""))) - {"import"}
+    named = set(re.findall(r"glocal ([a-z]+)", README.replace(missing, ""))) - {"import"}
     assert named <= commands, named - commands

@@ -74,7 +74,7 @@ class TrainConfig(BaseModel):
     seed: int = Field(0, ge=0)
     train_images: int = Field(4000, ge=2)
     val_images: int = Field(1000, ge=1)
-    max_minutes: float | None = None
+    max_minutes: float | None = Field(None, gt=0)
 
 
 class EpochSampler(Sampler[int]):
@@ -129,7 +129,7 @@ class Fit(lightning.LightningModule):
         return GlocalError(
             f"training diverged in epoch {self.current_epoch}",
             found=found,
-            fix="use a lower --lr or 32-true precision; the best model so far is kept in the run folder",
+            fix="use a lower --lr or 32-true precision; the best model of earlier epochs is kept in the run folder",
         )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
@@ -204,13 +204,17 @@ def fit(config: TrainConfig, out: Path, *, resume: bool = False, quiet: bool = F
         open_data(config.data, split, length=length, size=config.image_size, seed=config.seed)
         for split, length in (("train", config.train_images), ("val", config.val_images))
     )
+    if len(train) < config.batch:
+        raise UsageError(
+            f"{len(train)} training images do not fill a batch of {config.batch}", fix="use a smaller --batch"
+        )
     start = load_backbone(config.backbone, config.weights)
     overrides: dict[str, Any] = {"backbone": config.backbone, "classes": train.classes, "image_size": size}
     if config.roi_size:
         overrides["roi_size"] = config.roi_size
     model = GlocalNet(model_config(config.preset, mean=start.mean, std=start.std, **overrides), start.backbone)
     write_atomically(out / "config.json", config.model_dump_json(indent=2).encode())
-    model = model.to(memory_format=torch.channels_last)  # as the images arrive; half the time of a step on a CPU
+    model = model.to(memory_format=torch.channels_last)  # the layout in which images arrive
     images = TrainImages(train, size, augment=True, seed=config.seed)
     loading: dict[str, Any] = {"batch_size": config.batch, "num_workers": config.workers}
     loaders = (

@@ -91,6 +91,12 @@ def test_resume_with_other_settings_is_refused(run):
         fit(TrainConfig(**{**SMALL, "lr": 0.5}), run, resume=True)
 
 
+def test_fewer_images_than_a_batch_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="24 training images do not fill a batch of 25"):
+        fit(TrainConfig(**{**SMALL, "batch": 25}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(UsageError, match="nothing to resume"):
         fit(TrainConfig(**SMALL), tmp_path, resume=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -49,11 +51,16 @@ def run(
     table.columns[2].justify = "right"
     errors = []
 
-    with Pipeline.load(bundle, backend, precision, threads) as pipeline, _progress(as_json) as progress:
+    with (
+        _interrupts() as check_interrupt,
+        Pipeline.load(bundle, backend, precision, threads) as pipeline,
+        _progress(as_json) as progress,
+    ):
         predictions = pipeline.predict_files(paths, batch)
         for path, prediction in progress.track(
             zip(paths, predictions, strict=True), total=len(paths), description="predicting"
         ):
+            check_interrupt()
             if as_json:
                 print(json.dumps(prediction.to_json(), allow_nan=False), flush=True)
             else:
@@ -94,6 +101,31 @@ def main_with_errors(app: typer.Typer) -> None:
         print(f"this command needs {error.name}, which is not installed", file=sys.stderr)
         print("  fix:   pip install 'glocal[train]'", file=sys.stderr)
         sys.exit(1)
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], None]]:
+    """A check that ends the work after Ctrl-C.
+
+    Python raises KeyboardInterrupt wherever it happens to be, and drops it in a finaliser or a weak reference's
+    callback; the check raises it again.
+    """
+    seen = False
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal seen
+        seen = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if seen:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _progress(as_json: bool) -> Progress:

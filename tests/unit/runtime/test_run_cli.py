@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from glocal.runtime import cli
 from glocal.runtime.cli import run as command
 from glocal.runtime.cli import run_app
 from PIL import Image
@@ -164,3 +165,18 @@ def test_an_interrupt_ends_it_quietly(tiny_bundle: Path, photos: Path) -> None:
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in messages
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_is_raised_again() -> None:
+    class Finalised:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with cli._interrupts() as check:
+        check()
+        Finalised()  # its KeyboardInterrupt goes no further than __del__
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert signal.getsignal(signal.SIGINT) is before

@@ -15,7 +15,7 @@ from rich.table import Table
 from ..export.build import build_bundle
 from ..runtime.draw import draw
 from ..runtime.errors import UsageError
-from ..runtime.files import write_atomically
+from ..runtime.files import is_new_or_empty, write_atomically
 from ..runtime.images import encode_jpeg, list_images, read_image
 from ..runtime.pipeline import Pipeline
 from ..train.checkpoint import load_model
@@ -64,7 +64,7 @@ def demo(
     Raises:
         UsageError: ``out`` is not empty.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_new_or_empty(out):
         raise UsageError(f"{out} is not empty", fix="remove it, or name another folder with --out")
     console = Console(stderr=True)
     console.rule("1/4 train on built-in scenes of handwritten digits")

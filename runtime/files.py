@@ -25,3 +25,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def is_new_or_empty(folder: Path) -> bool:
+    """Whether a folder can be filled without mixing with anything that is there."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))

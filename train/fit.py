@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from ..runtime.errors import GlocalError, UsageError
-from ..runtime.files import write_atomically
+from ..runtime.files import is_new_or_empty, write_atomically
 from ..runtime.metrics import multilabel_metrics
 from .checkpoint import STATE_FILE, SafetensorsIO
 from .config import Preset, model_config
@@ -257,7 +257,7 @@ def _claim(out: Path, config: TrainConfig, resume: bool) -> None:
                 found=", ".join(f"{key}: {getattr(before, key)} then, {getattr(config, key)} now" for key in changed),
                 fix="resume with the same settings, or train into another folder",
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not is_new_or_empty(out):
         raise UsageError(f"{out} is not empty", fix="give a new folder with --out, or go on with --resume")
 
 

@@ -8,4 +8,4 @@ from .prediction import Prediction, Region
 
 __all__ = ["GlocalError", "Pipeline", "Prediction", "Region", "__version__"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

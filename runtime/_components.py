@@ -33,7 +33,7 @@ class _Work(NamedTuple):
     labels: Any  # int32, label of each run
     parent: Any  # int32, of each label
     extents: Any  # int32 (labels, 4), x0, y0, x1, y1 of each component
-    cells: Any  # float64, one rectangle
+    cells: Any  # float64, one rectangle, or the area of each label
 
 
 class _Found(NamedTuple):
@@ -100,7 +100,7 @@ def _join(parent, extents, one, other):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _label(plane, window, step, work):  # type: ignore[no-untyped-def]
-    """Label the components of ``plane > step`` in a window; returns how many labels were given.
+    """Label the components of ``plane > step`` in a window; returns how many labels were given, and to how many runs.
 
     ``ends`` is written at every cell and advanced only where activity changes: a branch would be unpredictable.
     """
@@ -141,7 +141,16 @@ def _label(plane, window, step, work):  # type: ignore[no-untyped-def]
                 extents[label, 0], extents[label, 1], extents[label, 2], extents[label, 3] = start, y, end, y + 1
             labels[run] = label
         first_above = first
-    return given
+    return given, runs
+
+
+@njit(nogil=True)
+def _measure(work, given, runs):  # type: ignore[no-untyped-def]
+    """Count the active cells of each component into ``cells``, under the component's lowest label."""
+    for label in range(given):
+        work.cells[label] = 0.0
+    for run in range(runs):
+        work.cells[_root(work.parent, work.labels[run])] += work.ends[2 * run + 1] - work.ends[2 * run]
 
 
 @njit(nogil=True)
@@ -192,27 +201,37 @@ def _energy(plane, box, step, cells):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _strongest(plane, window, step, work, boxes, energies):  # type: ignore[no-untyped-def]
-    """Fill boxes (K, 4) and energies (K,) with the strongest regions of a window; returns how many there are."""
+def _strongest(plane, window, step, by_area, work, boxes, energies):  # type: ignore[no-untyped-def]
+    """Fill boxes (K, 4) and energies (K,) with the strongest regions of a window; returns how many there are.
+
+    By area, ``energies`` holds areas while regions are chosen; the energies are summed when the areas, which stand
+    in the same scratch space, are no longer needed.
+    """
     limit = energies.size
     kept = 0
-    for label in range(_label(plane, window, step, work)):
+    given, runs = _label(plane, window, step, work)
+    if by_area:
+        _measure(work, given, runs)
+    for label in range(given):
         if work.parent[label] != label:
             continue
         box = _box(work.extents, label)
-        energy = _energy(plane, box, step, work.cells)
-        if kept == limit and energy <= energies[limit - 1]:
+        strength = work.cells[label] if by_area else _energy(plane, box, step, work.cells)
+        if kept == limit and strength <= energies[limit - 1]:
             continue
         kept = min(kept + 1, limit)
         place = kept - 1
-        while place > 0 and energy > energies[place - 1]:
+        while place > 0 and strength > energies[place - 1]:
             energies[place] = energies[place - 1]
             for i in range(4):
                 boxes[place, i] = boxes[place - 1, i]
             place -= 1
-        energies[place] = energy
+        energies[place] = strength
         for i in range(4):
             boxes[place, i] = box[i]
+    if by_area:
+        for place in range(kept):
+            energies[place] = _energy(plane, _box(boxes, place), step, work.cells)
     return kept
 
 
@@ -252,7 +271,7 @@ def scratch_sizes(height: int, width: int, k_s: int, k_e: int) -> tuple[int, int
 
 
 def _select(  # type: ignore[no-untyped-def]
-    maps, logits, steps, k_s, k_e, ints, floats, boxes, counts, categories, variants, energies, n
+    maps, logits, steps, k_s, k_e, by_area, ints, floats, boxes, counts, categories, variants, energies, n
 ):
     """Select the regions of a batch into the last six arrays; returns whether the input was finite.
 
@@ -283,14 +302,14 @@ def _select(  # type: ignore[no-untyped-def]
         for rank in range(order.size):
             category = np.int64(order[rank])
             plane = maps[image, category]
-            regions = _strongest(plane, whole, np.float32(0), work, top_boxes[:k_e], top_energies[:k_e])
+            regions = _strongest(plane, whole, np.float32(0), by_area, work, top_boxes[:k_e], top_energies[:k_e])
             for region in range(regions):
                 window = _box(top_boxes, region)
                 box, energy = window, top_energies[region]
                 used = _propose(found, used, box, category, 0, energy)
                 for variant in range(1, steps.shape[0] + 1):
                     step = steps[variant - 1, category]
-                    if _strongest(plane, window, step, work, top_boxes[k_e:], top_energies[k_e:]) > 0:
+                    if _strongest(plane, window, step, by_area, work, top_boxes[k_e:], top_energies[k_e:]) > 0:
                         box, energy = _box(top_boxes, k_e), top_energies[k_e]
                     used = _propose(found, used, box, category, variant, energy)
         if used == 0:
@@ -302,7 +321,7 @@ def _select(  # type: ignore[no-untyped-def]
 
 _I32, _F32, _F64 = types.int32, types.float32, types.float64
 _SIGNATURE = types.boolean(
-    _F32[:, :, :, ::1], _F32[:, ::1], _F32[:, ::1], types.int64, types.int64, _I32[::1], _F64[::1],
+    _F32[:, :, :, ::1], _F32[:, ::1], _F32[:, ::1], types.int64, types.int64, types.int64, _I32[::1], _F64[::1],
     _I32[:, :, ::1], _I32[:, ::1], _I32[:, ::1], _I32[:, ::1], _F32[:, ::1], _I32[::1],
 )  # fmt: skip
 

@@ -33,13 +33,16 @@ class SelectorSettings(_Model):
         k_s: Categories per image.
         k_e: Regions per category.
         zetas: Steps of eq. 8, strictly increasing; each gives one variant of a region.
-        shift: (N,) |running mean| / sigma of the class maps' batch norm.
+        shift: (N,) |running mean| / sigma of the class maps' batch norm; 0 for a negative mean where the model's shift
+            is signed.
+        rank: What makes a region strong, see `glocal.runtime.selector.RegionSelector`.
     """
 
     k_s: _Length
     k_e: _Length
     zetas: tuple[_Positive, ...]
     shift: tuple[_NotNegative, ...]
+    rank: Literal["energy", "area"] = "energy"
 
     @model_validator(mode="after")
     def _check(self) -> SelectorSettings:
@@ -58,6 +61,7 @@ class Manifest(_Model):
         input_size: (height, width) of the global graph's image, pixels.
         resize: How an image is brought to that size, see `glocal.runtime.images.resize`.
         selector: Settings of the region selector.
+        fusion: The fused score is the mean of the two ``probability`` values, or the probability of the mean ``logit``.
         thresholds: Per precision, (N,) fused scores from which a label is given.
         metrics: Per precision, figures of the fused scores, such as mAP.
         verification: Per precision, largest differences between the graphs and the model they come from.
@@ -71,6 +75,7 @@ class Manifest(_Model):
     input_size: tuple[_Length, _Length]
     resize: Literal["stretch"] = "stretch"
     selector: SelectorSettings
+    fusion: Literal["probability", "logit"] = "probability"
     thresholds: dict[Precision, tuple[_Probability, ...]] = Field(min_length=1)
     metrics: dict[Precision, dict[str, float]] = {}
     verification: dict[Precision, dict[str, float]] = {}

@@ -5,11 +5,13 @@ Conventions, as in the code of ML-GCN (Chen et al., CVPR 2019), which later work
 - a label is predicted where its score reaches its threshold (`>=`);
 - CP and CR are means over the classes, OP and OR are taken over all labels together, and CF1 and OF1 are the
   harmonic means of the pair (so CF1 is not the mean of the classes' F1);
+- for the "top-3" figures, of the predicted labels of an image at most the three of highest score count;
 - a class that is never predicted has precision 0 (and adds nothing to OP, where that code counts one false
   prediction), and the harmonic mean of 0 and 0 is 0.
 
 A class without a positive has no recall and no average precision: it is left out of mAP, CP and CR, and its
-predictions still count in OP. Every figure is a fraction in [0, 1], not a percentage.
+predictions still count in OP. An ignored target counts nowhere (that code takes it as absent outside of mAP). Every
+figure is a fraction in [0, 1], not a percentage.
 """
 
 from __future__ import annotations
@@ -33,9 +35,8 @@ def multilabel_metrics(scores: ArrayLike, targets: ArrayLike, thresholds: ArrayL
 
     Returns:
         `mAP`, `CP`, `CR`, `CF1`, `OP`, `OR`, `OF1`: fractions in [0, 1].
-        `top3`: the last six again, where the three highest scores of each image are its predictions, whatever
-        the thresholds (of equal scores the lower class comes first). ML-GCN's code also asks these three to
-        reach the threshold.
+        `top3`: the last six again, where a predicted label is also among the three highest scores of its image (of
+        equal scores the lower class comes first).
         `per_class_AP`: a list in class order, None where a class has no positive.
         `images`: n.
 
@@ -43,7 +44,7 @@ def multilabel_metrics(scores: ArrayLike, targets: ArrayLike, thresholds: ArrayL
         ValueError: If shapes disagree, there are no images or no positives, a score or threshold is not
             finite, or a target is not 0, 1 or -1.
     """
-    s, t = _checked(scores, targets, ndim=2)
+    s, t = checked(scores, targets, ndim=2)
     limits = np.asarray(thresholds, dtype=np.float64)
     if limits.shape not in ((), s.shape[1:]) or not np.isfinite(limits).all():
         raise ValueError(
@@ -59,7 +60,7 @@ def multilabel_metrics(scores: ArrayLike, targets: ArrayLike, thresholds: ArrayL
     return {
         "mAP": float(np.mean([a for a in ap if a is not None])),
         **_precision_recall(s >= limits, t),
-        "top3": _precision_recall(top3, t),
+        "top3": _precision_recall(top3 & (s >= limits), t),
         "per_class_AP": ap,
         "images": len(s),
     }
@@ -79,7 +80,7 @@ def average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
         ValueError: If shapes disagree, there is no positive, a score is not finite, or a target is not 0, 1
             or -1.
     """
-    s, t = _checked(scores, targets, ndim=1)
+    s, t = checked(scores, targets, ndim=1)
     s, t = s[t != IGNORED], t[t != IGNORED]
     if not (t == 1).any():
         raise ValueError("targets hold no positive: average precision is not defined")
@@ -91,7 +92,12 @@ def average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
-def _checked(scores: ArrayLike, targets: ArrayLike, ndim: int) -> tuple[NDArray[np.float64], NDArray[Any]]:
+def checked(scores: ArrayLike, targets: ArrayLike, ndim: int) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Scores as float64 and targets, both of one shape with ``ndim`` axes.
+
+    Raises:
+        ValueError: If shapes disagree, an axis is empty, a score is not finite, or a target is not 0, 1 or -1.
+    """
     # float64 keeps the value of every float16 and float32 score, and so its ties.
     s, t = np.asarray(scores, dtype=np.float64), np.asarray(targets)
     if s.ndim != ndim or s.shape != t.shape or s.size == 0:

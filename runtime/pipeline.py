@@ -56,6 +56,7 @@ class Pipeline:
         self.input_size = manifest.input_size
         self.precision = precision
         self.thresholds = np.array(manifest.thresholds[precision], dtype=np.float32)
+        self._fusion = manifest.fusion
         self._selector = selector
         self._engines: Engines | None = engines
 
@@ -89,7 +90,7 @@ class Pipeline:
 
         settings = bundle.manifest.selector
         shift = np.array(settings.shift, dtype=np.float32)
-        selector = RegionSelector(shift, settings.k_s, settings.k_e, settings.zetas)
+        selector = RegionSelector(shift, settings.k_s, settings.k_e, settings.zetas, settings.rank)
         return cls(bundle.manifest, chosen, engines, selector)
 
     def __enter__(self) -> Pipeline:
@@ -205,7 +206,10 @@ class Pipeline:
             raise EngineError("The local engine gave values that are not finite.", fix=_ENGINE_FIX)
         times.append(time.perf_counter())
         global_scores, local_scores = sigmoid(outputs.logits), sigmoid(logits)
-        scores = (global_scores + local_scores) * np.float32(0.5)
+        if self._fusion == "logit":
+            scores = sigmoid(_mean(outputs.logits, logits))
+        else:
+            scores = _mean(global_scores, local_scores)
         found = [self._regions(regions, index, item.size) for index, item in enumerate(items)]
         labels = [self._labels(row) for row in scores]
         times.append(time.perf_counter())
@@ -260,6 +264,11 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Probabilities of logits of any shape; nothing overflows, and small probabilities keep their digits."""
     power = np.exp(-np.abs(logits))
     return np.where(logits >= 0, np.float32(1), power) / (1 + power)
+
+
+def _mean(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    half = np.float32(0.5)
+    return one * half + other * half  # each halved first, because the sum of two finite logits may not be finite
 
 
 def _ms(start: float) -> float:

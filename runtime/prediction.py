@@ -48,7 +48,8 @@ class Prediction:
         size: (height, width) of the source image, pixels; None where it could not be read.
         classes: All N labels of the model, in the order of the scores.
         labels: The labels whose fused score reaches their threshold, by falling score.
-        scores: (N,) float32 fused scores, the mean of the global and the local score.
+        scores: (N,) float32 fused scores: the mean of the global and the local score, or the probability of the
+            mean logit, as the bundle's ``fusion`` says.
         global_scores: (N,) float32 probabilities of the global branch.
         local_scores: (N,) float32 probabilities of the local branch.
         thresholds: (N,) float32 fused scores from which each label is given.

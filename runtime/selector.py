@@ -1,11 +1,12 @@
-"""Energy-based region selection on the class maps (paper: sec. 3.3 and suppl. A, eq. 7-8).
+"""Region selection on the class maps, by energy or by area (paper: sec. 3.3 and suppl. A, eq. 7-8; table 7).
 
 For the ``k_s`` categories of highest logit, the ``k_e`` regions of highest energy are proposed, each with its own box
 and one tighter box per zeta. A region is an 8-connected component of cells above 0, its box the smallest rectangle
 around it, its energy the sum of the positive cells of that rectangle. A tighter box is that of the strongest region
 which remains in the rectangle after ``zeta * shift`` of its category is subtracted (eq. 8); when nothing remains, the
 box before it is proposed again. Ties go to the lower category, and to the region whose first cell comes first in
-row-major order. An image without any region gets one box, the whole map.
+row-major order. An image without any region gets one box, the whole map. With the rank ``area``, the number of a
+region's own cells stands in for its energy wherever regions are compared.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +100,7 @@ class RegionSelector:
         k_s: Categories per image; with fewer than ``k_s`` categories, all of them.
         k_e: Regions per category, at most.
         zetas: Strictly increasing, > 0; may be empty. A region has ``k_r = 1 + len(zetas)`` variants.
+        rank: What makes a region strong: its ``energy``, or its ``area``, the number of its own active cells.
 
     Attributes:
         k_o: ``k_s * k_e * k_r``, the most boxes that an image can get.
@@ -106,10 +109,19 @@ class RegionSelector:
         SelectorError: An argument is not as described.
     """
 
-    def __init__(self, shift: npt.ArrayLike, k_s: int = 4, k_e: int = 2, zetas: Sequence[float] = (0.5, 1.0)) -> None:
+    def __init__(
+        self,
+        shift: npt.ArrayLike,
+        k_s: int = 4,
+        k_e: int = 2,
+        zetas: Sequence[float] = (0.5, 1.0),
+        rank: Literal["energy", "area"] = "energy",
+    ) -> None:
         self.shift = _checked_shift(shift)
         self.k_s, self.k_e = _checked_count("k_s", k_s), _checked_count("k_e", k_e)
         self.zetas = _checked_zetas(zetas)
+        self.rank = _checked_rank(rank)
+        self._by_area = int(self.rank == "area")  # an integer, because Numba is slower to take a boolean
         self.k_o = self.k_s * self.k_e * (1 + len(self.zetas))
         with np.errstate(over="ignore"):  # an infinite step leaves no cell active, as it should
             self._steps = np.asarray(self.zetas, np.float32)[:, np.newaxis] * self.shift
@@ -140,7 +152,7 @@ class RegionSelector:
         energies, n = np.empty(slots, _FLOAT32), np.empty(batch, _INT32)
         ints, floats = _scratch_for(height, width, self.k_s, self.k_e)
         finite = _kernel()(
-            maps, logits, self._steps, self.k_s, self.k_e, ints, floats,
+            maps, logits, self._steps, self.k_s, self.k_e, self._by_area, ints, floats,
             boxes, counts, categories, variants, energies, n,
         )  # fmt: skip
         if not finite:
@@ -230,3 +242,9 @@ def _checked_zetas(zetas: Sequence[float]) -> tuple[float, ...]:
             "zetas must be strictly increasing numbers > 0.", found=repr(zetas), fix="The default is (0.5, 1.0)."
         )
     return values
+
+
+def _checked_rank(rank: Literal["energy", "area"]) -> Literal["energy", "area"]:
+    if not isinstance(rank, str) or rank not in ("energy", "area"):
+        raise SelectorError("rank must be 'energy' or 'area'.", found=repr(rank), fix="The default is 'energy'.")
+    return rank

@@ -32,6 +32,17 @@ def test_what_is_written_can_be_read(tiny_bundle: Path) -> None:
     assert listing(tiny_bundle.parent)[0] == "bundle"  # and no temporary folder beside it
 
 
+def test_a_manifest_without_rank_and_fusion_means_energy_and_probability(write_tiny: Callable[..., Path]) -> None:
+    bundle = write_tiny(fusion="logit", selector={**FIELDS["selector"], "rank": "area"})
+    manifest = Bundle.load(bundle).manifest
+    assert (manifest.fusion, manifest.selector.rank) == ("logit", "area")
+    written = json.loads((bundle / "manifest.json").read_text())
+    del written["fusion"], written["selector"]["rank"]
+    (bundle / "manifest.json").write_text(json.dumps(written))
+    manifest = Bundle.load(bundle).manifest
+    assert (manifest.fusion, manifest.selector.rank) == ("probability", "energy")
+
+
 def test_files_can_be_copied_in(tmp_path: Path) -> None:
     graph = tmp_path / "graph.onnx"
     graph.write_bytes(FILES["fp32/global.onnx"])
@@ -117,6 +128,8 @@ def test_another_schema_version_has_its_own_message(tiny_bundle: Path) -> None:
         ({"thresholds": {}}, "thresholds"),
         ({"selector": {"k_s": 2, "k_e": 2, "zetas": [1, 0.5], "shift": [0, 0, 0]}}, "strictly increasing"),
         ({"selector": {"k_s": 0, "k_e": 2, "zetas": [1], "shift": [0, 0, 0]}}, "selector.k_s"),
+        ({"selector": {"k_s": 2, "k_e": 2, "zetas": [1], "shift": [0, 0, 0], "rank": "size"}}, "selector.rank"),
+        ({"fusion": "maximum"}, "fusion"),
         ({"files": {"/etc/passwd": "0" * 64}}, "plain path"),
         ({"files": {"../outside": "0" * 64}}, "plain path"),
         ({"files": {"a\\b": "0" * 64}}, "plain path"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from glocal.runtime.metrics import average_precision, multilabel_metrics
 from sklearn.metrics import average_precision_score, precision_score, recall_score
-from torchmetrics.functional.classification import multilabel_average_precision
+from torchmetrics.classification import MultilabelAveragePrecision, MultilabelPrecision, MultilabelRecall
 
 
 def random_data(seed, n=200, classes=7, levels=12):
@@ -20,14 +20,34 @@ def random_data(seed, n=200, classes=7, levels=12):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_average_precision_equals_sklearn_and_torchmetrics_with_ties(seed):
+def test_average_precision_equals_sklearn_with_ties(seed):
     scores, targets = random_data(seed)
     metrics = multilabel_metrics(scores, targets)
     sklearn_ap = [average_precision_score(t, s) for s, t in zip(scores.T, targets.T, strict=True)]
     np.testing.assert_allclose(metrics["per_class_AP"], sklearn_ap, rtol=0, atol=1e-12)
-    torch_map = multilabel_average_precision(torch.from_numpy(scores), torch.from_numpy(targets).long(), 7)
-    assert metrics["mAP"] == pytest.approx(float(torch_map), abs=1e-6)
+    assert metrics["mAP"] == pytest.approx(np.mean(sklearn_ap), abs=1e-12)
     assert metrics["images"] == 200
+
+
+@pytest.mark.parametrize("ignore", [None, -1])
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_equal_torchmetrics(seed, ignore):
+    scores, targets = random_data(seed)
+    if ignore is not None:
+        targets[np.random.default_rng(seed).random(targets.shape) < 0.2] = ignore
+    kinds = {
+        "mAP": MultilabelAveragePrecision(7, average="macro", ignore_index=ignore),
+        "CP": MultilabelPrecision(7, average="macro", ignore_index=ignore),
+        "CR": MultilabelRecall(7, average="macro", ignore_index=ignore),
+        "OP": MultilabelPrecision(7, average="micro", ignore_index=ignore),
+        "OR": MultilabelRecall(7, average="micro", ignore_index=ignore),
+    }
+    # It asks for more than the threshold, where the field asks for at least it: 0.5 is a score here.
+    nudged = torch.from_numpy(np.where(scores == 0.5, np.float32(0.5001), scores))
+    metrics = multilabel_metrics(scores, targets)
+    for name, metric in kinds.items():
+        expected = metric(nudged, torch.from_numpy(targets).long())
+        assert metrics[name] == pytest.approx(float(expected), abs=1e-6), name
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -74,10 +94,14 @@ def test_all_figures_by_hand():
     assert metrics["CF1"] == pytest.approx(2 * (2 / 3) * (5 / 6) / (2 / 3 + 5 / 6))
     assert (metrics["OP"], metrics["OR"]) == (3 / 6, 3 / 4)
     assert metrics["OF1"] == pytest.approx(0.6)
-    # Top 3: abc, abc, acd.
-    top3 = metrics["top3"]
+    # The three highest: abc, abc, acd. None of them is lost, so only the threshold tells.
+    assert metrics["top3"] == {name: metrics[name] for name in ("CP", "CR", "CF1", "OP", "OR", "OF1")}
+    # With a threshold of 0.15 all but the d of the first image reach it: abc, abc (not d), acd.
+    top3 = multilabel_metrics(scores, targets, 0.15)["top3"]
     assert top3["CP"] == pytest.approx((2 / 3 + 1 / 2 + 1 / 3) / 3)
     assert (top3["CR"], top3["OP"], top3["OR"]) == (1.0, 4 / 9, 1.0)
+    # And with one that only the c of the last image keeps.
+    assert multilabel_metrics(scores, targets, [2, 2, 0.7, 2])["top3"]["OR"] == 1 / 4
     assert set(metrics) == {"mAP", "CP", "CR", "CF1", "OP", "OR", "OF1", "top3", "per_class_AP", "images"}
     assert set(top3) == {"CP", "CR", "CF1", "OP", "OR", "OF1"}
     json.dumps(metrics, allow_nan=False)
@@ -104,11 +128,13 @@ def test_nothing_predicted_is_zero_without_a_warning():
         warnings.simplefilter("error")
         metrics = multilabel_metrics([[0.1, 0.2]], [[1, 0]])
     assert [metrics[k] for k in ("CP", "CR", "CF1", "OP", "OR", "OF1")] == [0.0] * 6
-    assert metrics["top3"]["OR"] == 1.0  # fewer than three classes: all of them
+    assert metrics["top3"]["OR"] == 0.0  # the threshold is asked there too
+    assert multilabel_metrics([[0.9, 0.2]], [[1, 0]])["top3"]["OR"] == 1.0  # fewer than three classes: all of them
 
 
 def test_top3_of_equal_scores_is_exactly_three():
     metrics = multilabel_metrics(np.full((2, 8), 0.5), [[1] + [0] * 7, [0] * 7 + [1]])
+    assert metrics["OP"] == 2 / 16
     assert (metrics["top3"]["OP"], metrics["top3"]["OR"]) == (1 / 6, 1 / 2)
 
 

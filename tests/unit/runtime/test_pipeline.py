@@ -74,6 +74,39 @@ def test_the_stages_agree_with_each_other_run_by_hand(pipeline: Pipeline) -> Non
     assert len(prediction.regions) == regions.n[0]
 
 
+def test_logits_are_fused_where_the_bundle_says_so(pipeline: Pipeline, write_tiny: Callable[..., Path]) -> None:
+    # Green fills no cell, so that the two branches disagree about it.
+    image = painted(64, 96, (slice(0, 32), slice(0, 32), RED), (slice(20, 50), slice(40, 75), GREEN))
+    (mean,) = pipeline.predict([image])
+    with Pipeline.load(write_tiny(fusion="logit")) as fusing:
+        (fused,) = fusing.predict([image])
+    logits = [np.log(scores / (1 - scores)) for scores in (mean.global_scores, mean.local_scores)]
+    assert abs(logits[0] - logits[1]).max() > 1
+    np.testing.assert_allclose(fused.scores, sigmoid((logits[0] + logits[1]) / 2), rtol=1e-5)
+    np.testing.assert_array_equal(fused.global_scores, mean.global_scores)
+    np.testing.assert_array_equal(fused.local_scores, mean.local_scores)
+    assert abs(fused.scores - mean.scores).max() > 0.01
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_mean_of_enormous_logits_is_finite(write_tiny: Callable[..., Path]) -> None:
+    files = {"fp32/global.onnx": GLOBAL, "fp32/local.onnx": LOCAL}
+    enormous = {name: graph(text.replace("ten = {10}", "ten = {3e38}")) for name, text in files.items()}
+    with Pipeline.load(write_tiny(enormous, fusion="logit")) as pipeline:
+        (prediction,) = pipeline.predict([red_corner()])
+    assert prediction.error is None
+    assert prediction.scores[0] == 1
+
+
+@pytest.mark.parametrize(("rank", "box"), [("energy", (64, 0, 96, 32)), ("area", (0, 0, 32, 64))])
+def test_regions_are_ranked_as_the_bundle_says(write_tiny: Callable[..., Path], rank: str, box: tuple) -> None:
+    image = painted(64, 96, (slice(0, 64), slice(0, 32), (150, 90, 90)), (slice(0, 32), slice(64, 96), RED))
+    settings = {"k_s": 1, "k_e": 1, "zetas": (), "shift": (0.1, 0.1, 0.1), "rank": rank}
+    with Pipeline.load(write_tiny(selector=settings)) as pipeline:
+        (prediction,) = pipeline.predict([image])
+    assert [region.box for region in prediction.regions] == [box]
+
+
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_the_batch_does_not_change_the_result(pipeline: Pipeline, batch: int) -> None:
     rng = np.random.default_rng(0)

@@ -21,7 +21,7 @@ FIELDS = ("boxes", "counts", "categories", "variants", "energies", "n")
 KINDS = ("noise", "blobs", "integers", "sparse", "mirrored", "wild", "subnormal", "empty", "full")
 
 
-def slow_regions(crop):
+def slow_regions(crop, rank):
     """[(box, energy)] of a 2-D array by the rules, strongest first."""
     labels, number = ndimage.label(crop > 0, structure=np.ones((3, 3)))
     found = []
@@ -29,24 +29,24 @@ def slow_regions(crop):
         ys, xs = np.nonzero(labels == label)  # in row-major order
         box = int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
         inside = np.maximum(crop[box[1] : box[3], box[0] : box[2]], 0)
-        found.append((box, float(inside.sum(dtype=np.float64)), (ys[0], xs[0])))
-    found.sort(key=lambda item: (-item[1], item[2]))
-    return [(box, energy) for box, energy, _ in found]
+        energy = float(inside.sum(dtype=np.float64))
+        found.append((-len(ys) if rank == "area" else -energy, (ys[0], xs[0]), box, energy))
+    return [(box, energy) for _, _, box, energy in sorted(found)]
 
 
-def slow_select(maps, logits, shift, *, k_s, k_e, zetas):
+def slow_select(maps, logits, shift, *, k_s, k_e, zetas, rank="energy"):
     """Per image, [(x0, y0, x1, y1, category, variant, energy)] in proposal order, repeats included."""
     batch = []
     for planes, scores in zip(maps, logits, strict=True):
         proposals = []
         for category in sorted(range(len(scores)), key=lambda c: (-scores[c], c))[:k_s]:
-            for region, energy in slow_regions(planes[category])[:k_e]:
+            for region, energy in slow_regions(planes[category], rank)[:k_e]:
                 box = region
                 proposals.append((*box, category, 0, energy))
                 x0, y0, x1, y1 = region
                 for variant, zeta in enumerate(zetas, 1):
                     step = np.float32(zeta) * shift[category]
-                    for inner, inner_energy in slow_regions(planes[category, y0:y1, x0:x1] - step)[:1]:
+                    for inner, inner_energy in slow_regions(planes[category, y0:y1, x0:x1] - step, rank)[:1]:
                         box = inner[0] + x0, inner[1] + y0, inner[2] + x0, inner[3] + y0
                         energy = inner_energy
                     proposals.append((*box, category, variant, energy))
@@ -115,7 +115,7 @@ def shared_reference():
     return module, np.load(folder / "region_vectors.npz")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     kind=st.sampled_from(KINDS),
@@ -126,10 +126,11 @@ def shared_reference():
     k_s=st.integers(1, 6),
     k_e=st.integers(1, 4),
     zetas=st.sampled_from([(), (0.5,), (0.5, 1.0), (0.25, 0.5, 3.0)]),
+    rank=st.sampled_from(["energy", "area"]),
 )
-def test_selector_follows_the_rules(seed, kind, batch, total, height, width, k_s, k_e, zetas):
+def test_selector_follows_the_rules(seed, kind, batch, total, height, width, k_s, k_e, zetas, rank):
     maps, logits, shift = make_case(seed, kind, batch, total, height, width)
-    parameters = {"k_s": k_s, "k_e": k_e, "zetas": zetas}
+    parameters = {"k_s": k_s, "k_e": k_e, "zetas": zetas, "rank": rank}
     regions = RegionSelector(shift, **parameters)(maps, logits)
     assert regions.boxes.shape == (batch, k_s * k_e * (1 + len(zetas)), 4)
     assert regions.grid == (height, width)
@@ -139,9 +140,10 @@ def test_selector_follows_the_rules(seed, kind, batch, total, height, width, k_s
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(28, 28), (56, 56), (3, 131), (131, 3)])
-def test_selector_follows_the_rules_on_larger_maps(kind, size):
+@pytest.mark.parametrize("rank", ["energy", "area"])
+def test_selector_follows_the_rules_on_larger_maps(kind, size, rank):
     maps, logits, shift = make_case(7, kind, 1, 4, *size)
-    parameters = {"k_s": 3, "k_e": 3, "zetas": (0.5, 1.0)}
+    parameters = {"k_s": 3, "k_e": 3, "zetas": (0.5, 1.0), "rank": rank}
     assert_agrees(RegionSelector(shift, **parameters)(maps, logits), slow_select(maps, logits, shift, **parameters))
 
 
@@ -326,6 +328,9 @@ def test_wrong_inputs_are_refused(maps, logits, found):
         ({"zetas": (1e39,)}, r"1e\+39"),
         ({"zetas": (float("nan"), 1.0)}, "nan"),
         ({"zetas": 0.5}, "0.5"),
+        ({"rank": "size"}, "'size'"),
+        ({"rank": None}, "None"),
+        ({"rank": np.array(["energy", "area"])}, "array"),
     ],
 )
 def test_wrong_parameters_are_refused(arguments, found):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -123,6 +124,24 @@ def test_a_missing_folder_is_named(tmp_path):
         open_data(tmp_path / "nowhere", "train")
 
 
+def test_a_folder_of_no_layout_says_what_was_found_and_what_is_needed(tmp_path):
+    with pytest.raises(DataError, match=r"none of the layouts .*\n.*an empty folder") as caught:
+        open_data(tmp_path, "train")
+    for needed in ("labels.csv, classes.txt and JPEGImages/", "ImageSets/Main/<class>_", "annotations/instances_"):
+        assert needed in caught.value.fix
+    for k in range(8):
+        (tmp_path / f"photo{k}.jpg").touch()
+    with pytest.raises(DataError, match=r"found: photo0\.jpg, .*photo5\.jpg, \.\.\.\n"):
+        open_data(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("other", "needs"), [("ImageSets/Main", "PASCAL VOC"), ("annotations", "MS-COCO")])
+def test_a_folder_of_two_layouts_is_not_guessed(folder, other, needs):
+    (folder / other).mkdir(parents=True)
+    with pytest.raises(DataError, match=rf"mixes layouts .*\n.*labels\.csv.*{needs}"):
+        open_data(folder, "train")
+
+
 def test_digits_open_by_name_and_equal_their_folder(tmp_path):
     built_in = open_data("digits", "val", length=6, size=96, seed=3)
     assert (len(built_in), built_in.paths, built_in.crop, built_in.flip) == (6, None, False, False)
@@ -160,10 +179,10 @@ def crops_of(items: TrainImages, epochs: int) -> list[tuple[int, int, bool]]:
 
 def test_photos_are_cropped_at_the_scales_of_the_paper_and_mirrored(folder):
     data = open_data(folder, "train")
-    crops = crops_of(TrainImages(data, (80, 120), augment=True, seed=0), 120)
-    assert {h for h, _, _ in crops} == {40, 35, 30, 26, 20}
-    assert {w for _, w, _ in crops} == {60, 52, 45, 40, 30}
-    assert len({(h, w) for h, w, _ in crops}) > 15  # width and height vary independently
+    crops = crops_of(TrainImages(data, (80, 120), augment=True, seed=0), 600)
+    steps = Counter(((40, 35, 30, 26, 20).index(h), (60, 52, 45, 40, 30).index(w)) for h, w, _ in crops)
+    assert set(steps) == {(i, j) for i in range(5) for j in range(5) if abs(i - j) <= 2}
+    assert 12 < min(steps.values()) <= max(steps.values()) < 60  # 600 / 19 = 32 of each on average
     assert 0.3 < np.mean([mirrored for _, _, mirrored in crops]) < 0.7
 
 

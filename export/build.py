@@ -19,7 +19,7 @@ from ..runtime.errors import GlocalError
 from ..runtime.images import list_images, read_image
 from ..train.checkpoint import Checkpoint, load_model
 from ..train.data import open_data
-from .graphs import RoiForm, export_global, export_local
+from .graphs import RoiForm, check_exportable, export_global, export_local
 from .verify import check, verify
 
 VERIFY_IMAGES = 8
@@ -40,12 +40,13 @@ def build_bundle(
             where these are not at hand, the photos that come with scikit-learn.
 
     Raises:
-        UsageError: The checkpoint or the images do not exist, or ``out`` is something else.
+        UsageError: The checkpoint or the images do not exist, ``out`` is something else, or the network has one branch.
         CheckpointError: The checkpoint is unsafe or damaged.
         GlocalError: A graph differs from the network.
     """
     console = Console(stderr=True)
     loaded = load_model(checkpoint)
+    check_exportable(loaded.model)
     real, origin = _real_images(loaded, images)
     with console.status("exporting the global graph"):
         global_graph = export_global(loaded.model)
@@ -65,9 +66,11 @@ def build_bundle(
             "k_s": config.k_s,
             "k_e": config.k_e,
             "zetas": config.zetas,
-            "shift": tuple(loaded.model.global_branch.shift().tolist()),
+            "shift": tuple(loaded.model.selector().shift.tolist()),
+            "rank": config.rank,
         },
-        thresholds={"fp32": (0.5,) * len(config.classes)},
+        fusion=config.fusion,
+        thresholds={"fp32": loaded.thresholds or (0.5,) * len(config.classes)},
         metrics={"fp32": {f"val/{name}": value for name, value in loaded.metrics.items()}},
         verification={"fp32": report},
         provenance=_provenance(loaded, roi_form, origin),

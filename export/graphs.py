@@ -11,11 +11,27 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from ..train.model import GlocalNet
+from ..runtime.errors import UsageError
+from ..train.model import GlocalNet, LocalBranch
 
 RoiForm = Literal["operator", "matmul"]
 # RoiAlign has its half-pixel mode since opset 16; 18 is the oldest that the exporter writes without conversion.
 OPSET = 18
+
+
+def check_exportable(model: GlocalNet) -> LocalBranch:
+    """The local branch.
+
+    Raises:
+        UsageError: The network has one branch, which makes no bundle.
+    """
+    if model.local_branch is None:
+        raise UsageError(
+            "only a network of two branches becomes a bundle",
+            found=f"head {model.config.head}",
+            fix="train with --head glocal",
+        )
+    return model.local_branch
 
 
 def export_global(model: GlocalNet) -> bytes:
@@ -32,8 +48,11 @@ def export_local(model: GlocalNet, form: RoiForm = "operator") -> bytes:
     Args:
         model: The network.
         form: RoIAlign as the ONNX operator, or as a product of matrices.
+
+    Raises:
+        UsageError: The network has one branch.
     """
-    branch, config = model.local_branch.eval(), model.config
+    branch, config = check_exportable(model).eval(), model.config
     with torch.inference_mode():
         out = model.global_branch.eval()(torch.zeros(2, *config.image_size, 3, dtype=torch.uint8))
     slots = min(3, config.k_o)

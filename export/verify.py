@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..runtime.errors import GlocalError
 from ..runtime.images import resize
-from ..runtime.selector import RegionSelector
 from ..train.model import GlocalNet, Output
+from .graphs import check_exportable
 
 GLOBAL_OUTPUTS = ("logits", "class_maps", "features", "global_feature")
 # Largest difference allowed, relative to the largest value of the output. Two fp32 implementations of a deep
@@ -89,11 +89,10 @@ def _compare(
     boxes: NDArray[np.float32],
     counts: NDArray[np.float32],
 ) -> dict[str, float]:
+    branch = check_exportable(model)
     with torch.inference_mode():
         out = model.global_branch(torch.from_numpy(images))
-        local = model.local_branch(
-            out.features, out.global_feature, torch.from_numpy(boxes), torch.from_numpy(counts)
-        ).numpy()
+        local = branch(out.features, out.global_feature, torch.from_numpy(boxes), torch.from_numpy(counts)).numpy()
     expected = {name: value.numpy() for name, value in zip(GLOBAL_OUTPUTS, out, strict=True)}
     found = sessions[0].run(list(GLOBAL_OUTPUTS), {"image": images})
     report = {
@@ -111,15 +110,14 @@ def _compare(
 def _end_to_end(
     model: GlocalNet, sessions: Sequence[Any], images: NDArray[np.uint8], expected: Output
 ) -> dict[str, float]:
-    config = model.config
+    assert expected.regions is not None  # a network of two branches has them
     logits, maps, features, global_feature = sessions[0].run(list(GLOBAL_OUTPUTS), {"image": images})
-    selector = RegionSelector(model.global_branch.shift().numpy(), config.k_s, config.k_e, config.zetas)
-    regions = selector(maps, logits)
+    regions = model.selector()(maps, logits)
     boxes, counts = regions.normalised()
     feeds = {"features": features, "global_feature": global_feature, "boxes": boxes, "counts": counts}
     local = sessions[1].run(["logits"], feeds)[0]
     same = np.array([np.array_equal(a, b) for a, b in zip(regions.boxes, expected.regions.boxes, strict=True)])
-    scores = (torch.from_numpy(logits).sigmoid() + torch.from_numpy(local).sigmoid()).numpy() / 2
+    scores = model.fuse(torch.from_numpy(logits), torch.from_numpy(local)).numpy()
     # Where a cell lies within rounding of zero the boxes may differ, and with them, rightly, the scores.
     gap = float(np.abs(scores - expected.scores.numpy())[same].max(initial=0.0))
     return {"real/scores": gap, "real/same_boxes": float(same.mean())}

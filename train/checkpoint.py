@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,15 +31,23 @@ class Checkpoint(NamedTuple):
     training: dict[str, Any]  # how it was trained
     metrics: dict[str, float]  # on the validation split
     path: Path
+    thresholds: tuple[float, ...] | None = None  # (N,) of the fused scores, fitted on the validation split
 
 
-def save_model(path: Path, model: GlocalNet, training: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+def save_model(
+    path: Path,
+    model: GlocalNet,
+    training: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    thresholds: Sequence[float] | None = None,
+) -> None:
     """Write a model's weights and configuration as one file, atomically."""
     header = {
         "schema": SCHEMA,
         "model": model.config.model_dump(mode="json"),
         "training": dict(training),
         "metrics": dict(metrics),
+        "thresholds": None if thresholds is None else [float(value) for value in thresholds],
     }
     _write(path, model.state_dict(), header)
 
@@ -74,7 +82,15 @@ def load_model(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} does not fit this version's network", found=str(error).splitlines()[0], fix="train again"
         ) from error
-    return Checkpoint(model.eval(), header["training"], header["metrics"], path)
+    thresholds = header.get("thresholds")  # not there in files of older versions
+    if thresholds is not None and len(thresholds) != len(config.classes):
+        raise CheckpointError(
+            f"{path} has other thresholds than classes",
+            found=f"{len(thresholds)} thresholds, {len(config.classes)} classes",
+            fix="train again",
+        )
+    fitted = None if thresholds is None else tuple(thresholds)
+    return Checkpoint(model.eval(), header["training"], header["metrics"], path, fitted)
 
 
 class SafetensorsIO(CheckpointIO):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ COLUMNS = (
     "loss_global",
     "loss_weak",
     "loss_local",
+    "loss_region",
     "boxes",
     "mAP",
     "mAP_global",
@@ -41,26 +42,35 @@ class History:
         self.out, self.training = out, dict(training)
         self.rows = read_history(out) if resume else []
 
-    def add(self, epoch: int, logged: Mapping[str, Any], metrics: Mapping[str, float], model: GlocalNet) -> None:
-        """Record an epoch (0-based); keep the model if no earlier epoch has a higher fused mAP on val."""
+    def add(
+        self,
+        epoch: int,
+        logged: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        model: GlocalNet,
+        thresholds: Sequence[float],
+    ) -> None:
+        """Record an epoch (0-based); keep the model if no earlier epoch has a higher fused mAP on val.
+
+        A loss or a metric that the model does not have is recorded as nan.
+        """
         earlier = [row for row in self.rows if row["epoch"] < epoch]
-        row = {"epoch": float(epoch), **metrics}
-        for column in ("loss", "loss_global", "loss_weak", "loss_local", "boxes"):
-            value = logged.get("loss_epoch" if column == "loss" else column.replace("_", "/"))
-            row[column] = float("nan") if value is None else float(value)
+        values: dict[str, Any] = {"epoch": epoch, "loss": logged.get("loss_epoch"), **metrics}
+        values |= {column: logged.get(column.replace("_", "/")) for column in COLUMNS if column.startswith("loss_")}
+        values["boxes"] = logged.get("boxes")
+        row = {column: float("nan") if (value := values.get(column)) is None else float(value) for column in COLUMNS}
         if all(row["mAP"] > before["mAP"] for before in earlier):
-            save_model(self.out / MODEL_FILE, model, self.training, {"epoch": epoch, **metrics})
+            save_model(self.out / MODEL_FILE, model, self.training, {"epoch": epoch, **metrics}, thresholds)
         self.rows = [*earlier, row]
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
         write_atomically(self.out / CSV_FILE, text.getvalue().encode())
-        Console(stderr=True).print(
-            f"epoch {epoch + 1}: loss {row['loss']:.3f}, {row['boxes']:.1f} boxes an image, val mAP fused "
-            f"{row['mAP']:.4f}, global {row['mAP_global']:.4f}, local {row['mAP_local']:.4f}",
-            highlight=False,
-        )
+        line = f"epoch {epoch + 1}: loss {row['loss']:.3f}, val mAP {row['mAP']:.4f}"
+        if "mAP_local" in metrics:
+            line += f" fused, {row['mAP_global']:.4f} global, {row['mAP_local']:.4f} local, {row['boxes']:.1f} boxes"
+        Console(stderr=True).print(line, highlight=False)
 
 
 def read_history(run: Path) -> list[dict[str, float]]:

@@ -61,6 +61,49 @@ def test_the_manifest_says_what_was_verified_and_where_it_comes_from(bundle):
     assert len(manifest["provenance"]["checkpoint_sha256"]) == 64
 
 
+def random_model(**switches) -> GlocalNet:
+    torch.manual_seed(0)
+    switches = {"backbone": "test_resnet", "classes": CLASSES, "image_size": (96, 128), **switches}
+    model = GlocalNet(model_config("glocal", **switches)).eval()
+    if model.local_branch is not None:
+        for head in (model.global_branch.head, model.local_branch.head):
+            torch.nn.init.normal_(head.weight, std=3)
+        torch.nn.init.normal_(model.global_branch.map_norm.running_mean, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"rank": "area", "fusion": "logit", "shift": "signed", "local_stride": 1, "roi_size": 3},
+        {"map_features": "f16", "roi_features": "f32", "box_fusion": "sum", "cross_attention": False},
+    ],
+    ids=lambda switches: next(iter(switches)),
+)
+def test_switches_reach_the_runtime(switches, tmp_path):
+    model = random_model(**switches)
+    save_model(tmp_path / "model.safetensors", model, {"data": "digits", "image_size": 96, "seed": 0}, {})
+    manifest = build_bundle(tmp_path, tmp_path / "bundle").manifest  # verifies both graphs
+    config = model.config
+    assert (manifest.selector.rank, manifest.fusion) == (config.rank, config.fusion)
+    assert (min(manifest.selector.shift) == 0) == (config.shift == "signed")
+    photos = load_sample_images().images
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(np.stack([resize(photo, (96, 128)) for photo in photos])))
+    with Pipeline.load(tmp_path / "bundle") as pipeline:
+        predictions = pipeline.predict(photos)
+    np.testing.assert_allclose([p.scores for p in predictions], expected.scores, atol=1e-5)
+    mean = (expected.global_logits.sigmoid() + expected.local_logits.sigmoid()) / 2
+    assert ((expected.scores - mean).abs().max() > 1e-3) == (config.fusion == "logit")
+
+
+def test_a_network_of_one_branch_becomes_no_bundle(tmp_path):
+    save_model(tmp_path / "model.safetensors", random_model(head="csra"), {"data": "digits", "image_size": 96}, {})
+    with pytest.raises(UsageError, match="two branches"):
+        build_bundle(tmp_path, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_the_script_builds_the_other_form(checkpoint, bundle, tmp_path):
     out = tmp_path / "bundle"
     command = [sys.executable, str(SCRIPT), str(checkpoint), "--out", str(out), "--roi-align", "matmul"]

@@ -12,14 +12,15 @@ def _build_model(preset: Preset, **overrides) -> GlocalNet:
     torch.manual_seed(0)
     settings = {"backbone": "test_resnet", "classes": CLASSES, "image_size": (96, 128)} | overrides
     model = GlocalNet(model_config(preset, **settings))
-    for block in (model.global_branch.attention, model.local_branch.attention):
+    for block in (model.global_branch.attention, getattr(model.local_branch, "attention", None)):
         if isinstance(block, nn.Module) and hasattr(block, "out"):
             nn.init.normal_(block.out.weight, std=0.3)
     for module in model.modules():  # timm starts the last norm of a residual block at zero
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
     with torch.no_grad():
-        model.global_branch.map_norm.running_mean.normal_(std=0.1)
+        if model.local_branch is not None:
+            model.global_branch.map_norm.running_mean.normal_(std=0.1)
     return model.eval()
 
 

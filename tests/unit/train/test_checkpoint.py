@@ -1,10 +1,13 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from glocal.runtime.errors import CheckpointError, UsageError
 from glocal.train.checkpoint import MODEL_FILE, SafetensorsIO, load_model, save_model
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 
 @pytest.fixture
@@ -23,10 +26,31 @@ def test_a_model_comes_back_as_it_was(saved, model, images):
         torch.testing.assert_close(loaded.model(images).scores, model(images).scores, rtol=0, atol=0)
 
 
+def test_thresholds_come_back_exactly(saved, model):
+    assert load_model(saved).thresholds is None
+    thresholds = np.random.default_rng(0).random(7).astype(np.float32)
+    save_model(saved, model, {}, {}, thresholds)
+    np.testing.assert_array_equal(np.array(load_model(saved).thresholds, np.float32), thresholds)
+    save_model(saved, model, {}, {}, thresholds[:3])
+    with pytest.raises(CheckpointError, match="3 thresholds, 7 classes"):
+        load_model(saved)
+
+
+def test_a_file_from_before_there_were_thresholds_loads(saved, model):
+    save_model(saved, model, {}, {}, [0.25] * 7)
+    with safe_open(saved, framework="pt") as file:
+        header = json.loads(file.metadata()["glocal"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    del header["thresholds"]
+    save_file(tensors, saved, {"glocal": json.dumps(header)})
+    assert load_model(saved).thresholds is None
+
+
 def test_a_shared_head_stays_shared(saved):
     loaded = load_model(saved).model
     shared = loaded.global_branch.head is loaded.local_branch.head
-    assert shared == loaded.config.shared_head
+    assert shared == loaded.config.shared_local_head
+    assert (loaded.global_branch.head is loaded.global_branch.map_head) == loaded.config.shared_map_head
 
 
 def test_a_pickle_is_refused(tmp_path):

@@ -33,3 +33,20 @@ def test_an_image_with_every_category_adds_nothing_and_large_maps_stay_finite():
 def test_classification_loss_sums_categories_and_averages_images():
     logits = torch.zeros(4, 5)
     assert classification_loss(logits, torch.ones(4, 5)).item() == pytest.approx(5 * math.log(2))
+
+
+@pytest.mark.parametrize("kind", ["bce", "asl"])
+def test_an_ignored_target_adds_nothing(kind):
+    logits = torch.randn(3, 4, requires_grad=True)
+    targets = torch.tensor([[1.0, 0, -1, 0], [0, -1, 1, 1], [-1, 0, 0, 1]])
+    classification_loss(logits, targets, kind).backward()
+    assert ((logits.grad == 0) == (targets == -1)).all()
+
+
+def test_asymmetric_loss_by_hand():
+    """Ridnik et al., eq. 7 with gamma- 4, gamma+ 0 and a margin of 0.05."""
+    logits, targets = torch.tensor([[2.0, -1.0, -4.0]]), torch.tensor([[1.0, 0, 0]])
+    p = logits.sigmoid()[0].tolist()
+    shifted = max(p[1] - 0.05, 0)
+    expected = -math.log(p[0]) - shifted**4 * math.log(1 - shifted)  # the third is below the margin
+    assert classification_loss(logits, targets, "asl").item() == pytest.approx(expected, rel=1e-5)

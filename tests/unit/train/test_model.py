@@ -28,7 +28,8 @@ def test_merged_boxes_equal_all_boxes_repeated(model, images):
     boxes = unique.expand(3, 4, 4)
     with torch.inference_mode():
         merged = model.local_branch(out.features, out.global_feature, boxes, counts)
-        packed = model.local_branch.forward_packed(out.features, out.global_feature, boxes, counts)
+        tokens = model.local_branch.tokens(out.features, boxes, counts)
+        packed = model.local_branch.classify(tokens, out.global_feature, counts)
         literal = model.local_branch(out.features, out.global_feature, repeated, torch.ones(3, 6))
         uncounted = model.local_branch(out.features, out.global_feature, boxes, (counts > 0).float())
     torch.testing.assert_close(merged, literal, atol=1e-5, rtol=1e-5)
@@ -79,6 +80,82 @@ def test_maps_that_are_not_finite_are_refused(build_model, images):
     torch.nn.init.constant_(model.global_branch.map_norm.weight, float("nan"))
     with pytest.raises(ValueError, match="finite"):
         model(images)
+
+
+@pytest.mark.parametrize("head", ["global", "average", "max", "csra"])
+def test_a_network_of_one_branch(build_model, images, head):
+    model = build_model("glocal", head=head)
+    with torch.inference_mode():
+        out = model(images)
+        last = model.global_branch.tail(model.global_branch.trunk_features(images))
+        cells = model.global_branch.head(last.flatten(2).transpose(1, 2))
+    assert (out.local_logits, out.class_maps, out.regions) == (None, None, None)
+    torch.testing.assert_close(out.scores, out.global_logits.sigmoid())
+    by_hand = {"average": cells.mean(1), "max": cells.amax(1), "csra": cells.mean(1) + cells.amax(1) / 2}
+    if head == "global":  # pooled like csra, but with attention before
+        assert (out.global_logits - by_hand["csra"]).abs().max() > 1e-3
+    else:
+        torch.testing.assert_close(out.global_logits, by_hand[head], atol=1e-4, rtol=1e-4)
+
+
+def test_where_maps_and_regions_come_from(build_model, images):
+    with torch.inference_mode():
+        fine = build_model("paper", map_features="f16")(images)
+        coarse = build_model("paper", roi_features="f32").global_branch(images)
+    assert fine.class_maps.shape == (3, 7, 6, 8)
+    assert fine.regions.grid == (6, 8)
+    assert coarse.features.shape[-2:] == (3, 4)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "resnet18d"])
+def test_a_local_stage_of_stride_1_keeps_every_cell(build_model, backbone):
+    both = [build_model("paper", backbone=backbone, local_stride=stride).local_branch for stride in (1, 2)]
+    x = torch.rand(2, next(p.shape[1] for p in both[0].stage.parameters() if p.ndim == 4), 6, 6)
+    with torch.inference_mode():
+        sizes = [branch.stage(x).shape[-2:] for branch in both]
+    assert sizes == [(6, 6), (3, 3)]
+    assert [p.shape for p in both[0].parameters()] == [p.shape for p in both[1].parameters()]
+
+
+def test_fusions_over_boxes_count_repeats(build_model, images):
+    model = build_model("paper", box_fusion="sum", cross_attention=False)
+    with torch.inference_mode():
+        out = model.global_branch(images)
+        boxes = torch.tensor([[0, 0, 0.5, 0.5], [0.2, 0.2, 1, 1]]).expand(3, 2, 4)
+        one, other = (
+            model.local_branch(out.features, out.global_feature, boxes[:, i : i + 1], torch.ones(3, 1)) for i in (0, 1)
+        )
+        both = model.local_branch(out.features, out.global_feature, boxes, torch.tensor([[2.0, 1]]).expand(3, 2))
+        model.local_branch.box_fusion = "average_max"
+        pooled = model.local_branch(out.features, out.global_feature, boxes, torch.tensor([[2.0, 1]]).expand(3, 2))
+    torch.testing.assert_close(both, 2 * one + other, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(pooled, (2 * one + other) / 3 + torch.maximum(one, other) / 2, atol=1e-4, rtol=1e-4)
+
+
+def test_a_signed_shift_takes_negative_means_as_0(build_model):
+    model = build_model("paper", shift="signed")
+    mean = model.global_branch.map_norm.running_mean
+    assert (mean < 0).any()
+    assert (mean > 0).any()
+    shift = torch.tensor(model.selector().shift)
+    assert (shift[mean < 0] == 0).all()
+    torch.testing.assert_close(shift[mean > 0], model.global_branch.shift()[mean > 0])
+
+
+def test_logit_fusion(build_model, images):
+    with torch.inference_mode():
+        out = build_model("paper", fusion="logit")(images)
+    torch.testing.assert_close(out.scores, ((out.global_logits + out.local_logits) / 2).sigmoid())
+
+
+def test_region_logits_are_those_without_cross_attention(build_model, images):
+    model = build_model("paper")
+    with torch.inference_mode():
+        out = model(images)
+        model.local_branch.attention = None
+        alone = model(images)
+    torch.testing.assert_close(out.region_logits, alone.local_logits)
+    assert (out.local_logits - out.region_logits).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("size", [(100, 128), (0, 32)])

@@ -3,84 +3,131 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ..runtime.bundle import MANIFEST
-from ..runtime.errors import DataError, GlocalError
+from ..runtime.errors import DataError, GlocalError, UsageError
 from ..runtime.metrics import multilabel_metrics
 from ..runtime.pipeline import Pipeline
 from ..runtime.progress import progressed
+from ..runtime.thresholds import DEFAULT
 from .checkpoint import load_model
 from .data import LabeledImages, TrainImages, open_data
 from .model import GlocalNet
+from .probe import probe as probe_model
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class Scores(NamedTuple):
-    """Scores of a data set, each (n, N) float32 in [0, 1]."""
+    """Scores of a data set, each (n, N) float32 in [0, 1]; those of the branches are None for a model of one."""
 
     fused: NDArray[np.float32]
-    global_: NDArray[np.float32]
-    local: NDArray[np.float32]
+    global_: NDArray[np.float32] | None = None
+    local: NDArray[np.float32] | None = None
 
 
 def evaluate(
-    target: Path, data: str, split: str = "test", *, length: int = 1000, batch: int = 16, workers: int = 2
+    target: Path,
+    data: str,
+    split: str = "test",
+    *,
+    length: int = 1000,
+    batch: int = 16,
+    workers: int = 2,
+    device: Device = "auto",
+    probe: bool = False,
 ) -> dict[str, Any]:
     """Metrics of a run (PyTorch) or of a bundle (its runtime).
 
     Args:
         target: A run folder, a ``model.safetensors``, or a bundle.
         data: ``digits`` or a data folder.
-        split: ``train``, ``val`` or ``test``.
+        split: Of the data, such as ``train``, ``val`` or ``test``.
         length: Scenes, for built-in data.
         batch: Images at a time.
         workers: Processes that load images, for runs.
+        device: Where a run is scored; ``auto`` takes a GPU if there is one.
+        probe: Also look at what the model's regions do (see ``probe.probe``), for runs.
 
     Returns:
-        ``multilabel_metrics`` of the fused scores, ``per_class_AP`` by label, and ``mAP_global``, ``mAP_local``.
+        What ``summarise`` gives, and the probe's figures under ``probe``.
 
     Raises:
-        UsageError: The target does not exist.
+        UsageError: The target does not exist, there is no such device, or the target cannot be probed.
         CheckpointError, BundleError: The target is damaged.
         DataError: The data do not follow their layout, or have other labels than the model.
+        GlocalError: The model gives scores that are not finite.
     """
     if (target / MANIFEST).is_file():
+        if probe:
+            raise UsageError("only a run can be probed", found=f"the bundle {target}", fix="give the run it came from")
         with Pipeline.load(target) as pipeline:
             images = _open(data, split, length, pipeline.input_size, pipeline.labels)
-            scores = score_bundle(pipeline, images, batch)
-            thresholds = pipeline.thresholds
-    else:
-        model = load_model(target).model
-        images = _open(data, split, length, model.config.image_size, model.config.classes)
-        scores = score_model(model, images, batch, workers)
-        thresholds = np.full(len(images.classes), 0.5, np.float32)
-    return summarise(scores, images, thresholds)
+            return summarise(score_bundle(pipeline, images, batch), images, pipeline.thresholds)
+    checkpoint = load_model(target)
+    model = checkpoint.model.to(_device(device))
+    images = _open(data, split, length, model.config.image_size, model.config.classes)
+    dataset = TrainImages(images, model.config.image_size, augment=False, seed=0)
+    scores = score_model(model, dataset, batch, workers)
+    thresholds = np.array(checkpoint.thresholds or [DEFAULT] * len(images.classes), np.float32)
+    metrics = summarise(scores, images, thresholds)
+    return metrics | {"probe": probe_model(model, dataset, batch, workers)} if probe else metrics
 
 
 def summarise(scores: Scores, images: LabeledImages, thresholds: NDArray[np.float32]) -> dict[str, Any]:
-    """Metrics of the fused scores, and the mAP of each branch."""
-    metrics = multilabel_metrics(scores.fused, images.targets, thresholds)
+    """Metrics of a data set.
+
+    Args:
+        scores: Of ``images``, in their order.
+        images: The images with their targets.
+        thresholds: (N,) stored with the model: fitted on its validation split, or 0.5 where none were.
+
+    Returns:
+        ``multilabel_metrics`` of the fused scores at a threshold of 0.5, with ``per_class_AP`` by label; ``fitted``:
+        CP to OF1 at the given thresholds; and ``mAP_global``, ``mAP_local`` of a model with two branches.
+    """
+    metrics = multilabel_metrics(scores.fused, images.targets, DEFAULT)
     metrics["per_class_AP"] = dict(zip(images.classes, metrics["per_class_AP"], strict=True))
+    at_thresholds = multilabel_metrics(scores.fused, images.targets, thresholds)
+    metrics["fitted"] = {name: at_thresholds[name] for name in metrics["top3"]}
     branches = {"mAP_global": scores.global_, "mAP_local": scores.local}
-    return metrics | {name: multilabel_metrics(kind, images.targets)["mAP"] for name, kind in branches.items()}
+    return metrics | {
+        name: multilabel_metrics(kind, images.targets)["mAP"] for name, kind in branches.items() if kind is not None
+    }
 
 
-def score_model(model: GlocalNet, images: LabeledImages, batch: int = 16, workers: int = 2) -> Scores:
-    """Scores of a PyTorch model."""
+def score_model(model: GlocalNet, dataset: Dataset[tuple[Tensor, Tensor]], batch: int = 16, workers: int = 2) -> Scores:
+    """Scores of a PyTorch model, on the device that it is on.
+
+    Args:
+        model: The model.
+        dataset: What the model takes, images or features, each with its target.
+        batch: Images at a time.
+        workers: Processes that load images.
+
+    Raises:
+        GlocalError: Class maps or scores are not finite.
+    """
     device = next(model.parameters()).device
-    dataset = TrainImages(images, model.config.image_size, augment=False, seed=0)
     parts = []
     with torch.inference_mode():
-        for pixels, _ in progressed(DataLoader(dataset, batch, num_workers=workers), "scoring the model"):
-            out = model.eval()(pixels.to(device))
-            kinds = out.scores, out.global_logits.sigmoid(), out.local_logits.sigmoid()
-            parts.append([kind.cpu().numpy() for kind in kinds])
-    return Scores(*(np.concatenate(kind) for kind in zip(*parts, strict=True)))
+        for inputs, _ in progressed(DataLoader(dataset, batch, num_workers=workers), "scoring the model"):
+            out = model.eval()(inputs.to(device))
+            kinds = [out.scores]
+            if out.local_logits is not None:
+                kinds += [out.global_logits.sigmoid(), out.local_logits.sigmoid()]
+            parts.append([kind.float().cpu().numpy() for kind in kinds])
+    scores = Scores(*(np.concatenate(kind) for kind in zip(*parts, strict=True)))
+    if not all(np.isfinite(kind).all() for kind in scores if kind is not None):
+        raise GlocalError("the model gives scores that are not finite", fix="train again with a lower --lr")
+    return scores
 
 
 def score_bundle(pipeline: Pipeline, images: LabeledImages, batch: int = 16) -> Scores:
@@ -98,6 +145,13 @@ def score_bundle(pipeline: Pipeline, images: LabeledImages, batch: int = 16) -> 
             predictions.append(prediction)
     kinds = ("scores", "global_scores", "local_scores")
     return Scores(*(np.stack([getattr(prediction, kind) for prediction in predictions]) for kind in kinds))
+
+
+def _device(name: Device) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UsageError("there is no GPU that PyTorch can use", fix="use --device cpu")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 def _open(data: str, split: str, length: int, size: tuple[int, int], labels: tuple[str, ...]) -> LabeledImages:

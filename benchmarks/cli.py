@@ -9,7 +9,9 @@ import typer
 
 from ..export.cli import export
 from ..runtime.cli import main_with_errors, run
+from ..train.ablate_cli import ablate
 from ..train.cli import evaluate, train
+from ..train.figure_cli import figure
 from .selector import main as bench_selector
 from .startup import startup
 
@@ -21,7 +23,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure.")
 app.add_typer(bench, name="bench")
-for command in (train, evaluate, export, run):
+for command in (train, evaluate, ablate, figure, export, run):
     app.command()(command)
 bench.command("selector")(bench_selector)
 bench.command("startup")(startup)

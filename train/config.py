@@ -78,14 +78,17 @@ class ModelConfig(BaseModel):
         return self.k_s * self.k_e * (1 + len(self.zetas))
 
 
-# `paper` is the literal reading: the defaults above. `glocal` departs from it; the README names each figure.
+# `paper` is the literal reading: the defaults above. `glocal` departs from it; train/README.md gives the figures.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "glocal": {
-        "roi_size": 8,
+        "roi_features": "f32",
+        "roi_size": 3,
         "global_pool": "average_max",
         "cross_scale": True,
         "normalise_tokens": True,
+        "box_fusion": "average_max",
+        "fusion": "logit",
         "shared_map_head": False,
         "shared_local_head": False,
     },

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..runtime.bundle import MANIFEST
-from ..runtime.errors import DataError, GlocalError, UsageError
+from ..runtime.errors import GlocalError, UsageError
 from ..runtime.metrics import multilabel_metrics
 from ..runtime.pipeline import Pipeline
 from ..runtime.progress import progressed
 from ..runtime.thresholds import DEFAULT
 from .checkpoint import load_model
 from .data import LabeledImages, TrainImages, open_data
+from .labeled import check_labels
 from .model import GlocalNet
 from .probe import probe as probe_model
 
@@ -156,12 +157,5 @@ def _device(name: Device) -> torch.device:
 
 def _open(data: str, split: str, length: int, size: tuple[int, int], labels: tuple[str, ...]) -> LabeledImages:
     images = open_data(data, split, length=length, size=size[0])
-    if tuple(images.classes) != tuple(labels):
-        missing = [label for label in labels if label not in images.classes]
-        raise DataError(
-            f"the labels of {images.name} are not the model's",
-            found=f"{len(images.classes)} labels, the model has {len(labels)}"
-            + (f"; not in the data: {', '.join(missing[:3])}" if missing else "; another order"),
-            fix="evaluate on data with the same classes.txt as in training",
-        )
+    check_labels(images, labels)
     return images

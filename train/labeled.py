@@ -161,3 +161,20 @@ def safe_name(image: str, where: str, folder: str) -> str:
         what = f"{where}: an image must lie in {folder}/."
         raise DataError(what, found=repr(image), fix=f"Give its path relative to {folder}/, with '/' and no '..'.")
     return str(path)
+
+
+def check_labels(images: LabeledImages, labels: Sequence[str]) -> None:
+    """Refuse data that are labelled otherwise than a model.
+
+    Raises:
+        DataError: The labels differ, or their order.
+    """
+    if tuple(images.classes) == tuple(labels):
+        return
+    missing = [label for label in labels if label not in images.classes]
+    raise DataError(
+        f"the labels of {images.name} are not the model's",
+        found=f"{len(images.classes)} labels, the model has {len(labels)}"
+        + (f"; not in the data: {', '.join(missing[:3])}" if missing else "; another order"),
+        fix="give data with the labels of the training data, in their order",
+    )

@@ -31,7 +31,8 @@ class TrainConfig(BaseModel):
         weight_decay: On matrices and filters only.
         loss: ``bce``, or ``asl`` (see ``losses.classification_loss``).
         weak_weight: Weight of the weak supervision (eq. 2) in the loss.
-        region_weight: Weight of a further classification loss on the regions before the cross attention.
+        region_weight: Weight of a further classification loss on the regions before the cross attention. None: that
+            of the preset, 1 for ``glocal`` and 0 for ``paper``.
         ema: Decay of a moving average of the weights, which is then what is validated and kept; 0 for none.
         freeze: ``trunk`` keeps the backbone up to 1/16 as it is; ``spatial`` also the depthwise filters after it,
             which hold few of the weights and take most of the time of a backward pass on a CPU.
@@ -65,7 +66,7 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     loss: Literal["bce", "asl"] = "bce"
     weak_weight: float = Field(1.0, ge=0)
-    region_weight: float = Field(0.0, ge=0)
+    region_weight: float | None = Field(None, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)
     freeze: Literal["none", "trunk", "spatial"] = "none"
     views: int = Field(0, ge=0)

@@ -20,6 +20,8 @@ from .sampler import gathered
 from .schedule import TimeLimit, falling_steps, warmup_cosine
 from .settings import TrainConfig
 
+REGION_WEIGHTS = {"glocal": 1.0, "paper": 0.0}
+
 
 class Fit(lightning.LightningModule):
     """What is trained, how, and what is recorded.
@@ -72,8 +74,10 @@ class Fit(lightning.LightningModule):
             parts["local"] = classification_loss(out.local_logits, targets, config.loss)
             if config.weak_weight:
                 parts["weak"] = weak_loss(out.class_maps, targets) * config.weak_weight
-            if config.region_weight and out.region_logits is not None:
-                parts["region"] = classification_loss(out.region_logits, targets, config.loss) * config.region_weight
+            weight = REGION_WEIGHTS[config.preset] if config.region_weight is None else config.region_weight
+            # Without cross attention the regions are all that the local logits are made from.
+            if weight and out.region_logits is not None and out.region_logits is not out.local_logits:
+                parts["region"] = classification_loss(out.region_logits, targets, config.loss) * weight
         loss = torch.stack(list(parts.values())).sum()
         if not torch.isfinite(loss):
             raise self._diverged(f"loss {loss.item()}")

@@ -12,13 +12,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+TRAINING = (ROOT / "train" / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+def commands_of(page: str) -> list[str]:
+    return [line.split("#")[0].strip() for block in blocks("bash", page) for line in block.splitlines()]
+
+
+COMMANDS = commands_of(README)
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +64,33 @@ def test_commands_and_python_run_in_their_order(run):
     assert "'total'" in done.stdout
 
 
-def test_links_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
+def test_the_commands_of_the_training_page_run(run):
+    commands = commands_of(TRAINING)
+    assert len(commands) >= 4
+    for command in commands:
+        done = run(*shlex.split(command))
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "attention" in json.dumps(json.loads((run.folder / "runs" / "tiny.json").read_text())["probe"])
+    assert (run.folder / "runs" / "tables" / "5.png").is_file()
+    assert (run.folder / "runs" / "figures" / "photos.png").is_file()
+
+
+@pytest.mark.parametrize(("folder", "page"), [(".", README), ("train", TRAINING)])
+def test_links_lead_somewhere(folder, page):
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page)
     files = [target for target in targets if not target.startswith("http")]
-    assert len(files) >= 5
-    assert [target for target in files if not (ROOT / target).exists()] == []
+    assert files
+    assert [target for target in files if not (ROOT / folder / target).exists()] == []
 
 
 def test_every_command_has_help_and_the_readme_names_no_other(run):
     listing = run("glocal", "--help").stdout
-    commands = {"demo", "train", "evaluate", "export", "run", "bench"}
+    commands = {"demo", "train", "evaluate", "ablate", "figure", "export", "run", "bench"}
     for command in commands:
         assert command in listing
         done = run("glocal", command, "--help")
         assert done.returncode == 0
         assert "Usage" in done.stdout
     missing = README.split("## What is not there yet")[1].split("##")[0]
-    named = set(re.findall(r"glocal ([a-z]+)", README.replace(missing, ""))) - {"import"}
+    named = set(re.findall(r"glocal ([a-z]+)", README.replace(missing, "") + TRAINING)) - {"import"}
     assert named <= commands, named - commands

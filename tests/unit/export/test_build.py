@@ -75,8 +75,8 @@ def random_model(**switches) -> GlocalNet:
 @pytest.mark.parametrize(
     "switches",
     [
-        {"rank": "area", "fusion": "logit", "shift": "signed", "local_stride": 1, "roi_size": 3},
-        {"map_features": "f16", "roi_features": "f32", "box_fusion": "sum", "cross_attention": False},
+        {"rank": "area", "fusion": "logit", "shift": "signed", "roi_features": "f16", "local_stride": 1},
+        {"map_features": "f16", "fusion": "probability", "box_fusion": "sum", "cross_attention": False},
     ],
     ids=lambda switches: next(iter(switches)),
 )

@@ -16,7 +16,8 @@ FORMS = ("operator", "matmul")
 @pytest.fixture(scope="module")
 def model() -> GlocalNet:
     torch.manual_seed(0)
-    config = model_config("glocal", backbone="test_resnet", classes=tuple("abcde"), image_size=(96, 128))
+    switches = {"roi_features": "f16", "roi_size": 4}  # with a stage of its own, as in the paper
+    config = model_config("glocal", backbone="test_resnet", classes=tuple("abcde"), image_size=(96, 128), **switches)
     model = GlocalNet(config).eval()
     torch.nn.init.normal_(model.local_branch.attention.out.weight, std=0.3)
     torch.nn.init.normal_(model.global_branch.attention.out.weight, std=0.3)

@@ -153,7 +153,8 @@ def _different(rows: Iterable[Row], base: TrainConfig) -> tuple[Row, ...]:
     for row in rows:
         config = _settings(row, base, 0)
         switches = {**defaults, **PRESETS[config.preset], **config.switches}
-        whole = {**config.model_dump(), "preset": None, "switches": switches}
+        resolved = {"preset": None, "region_weight": config.weight_of_regions, "switches": switches}
+        whole = {**config.model_dump(), **resolved}
         first = kept.setdefault(json.dumps(whole, sort_keys=True), row)
         if first is not row:
             note = f"{row.name} is left out: it is the same as {first.name}"

@@ -81,6 +81,13 @@ class TrainConfig(BaseModel):
     max_minutes: float | None = Field(None, gt=0)
 
     @property
+    def weight_of_regions(self) -> float:
+        """``region_weight``, or that of the preset."""
+        if self.region_weight is None:
+            return 1.0 if self.preset == "glocal" else 0.0
+        return self.region_weight
+
+    @property
     def world(self) -> int:
         """Processes that train together."""
         return self.devices * self.nodes

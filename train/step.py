@@ -20,8 +20,6 @@ from .sampler import gathered
 from .schedule import TimeLimit, falling_steps, warmup_cosine
 from .settings import TrainConfig
 
-REGION_WEIGHTS = {"glocal": 1.0, "paper": 0.0}
-
 
 class Fit(lightning.LightningModule):
     """What is trained, how, and what is recorded.
@@ -74,7 +72,7 @@ class Fit(lightning.LightningModule):
             parts["local"] = classification_loss(out.local_logits, targets, config.loss)
             if config.weak_weight:
                 parts["weak"] = weak_loss(out.class_maps, targets) * config.weak_weight
-            weight = REGION_WEIGHTS[config.preset] if config.region_weight is None else config.region_weight
+            weight = config.weight_of_regions
             # Without cross attention the regions are all that the local logits are made from.
             if weight and out.region_logits is not None and out.region_logits is not out.local_logits:
                 parts["region"] = classification_loss(out.region_logits, targets, config.loss) * weight

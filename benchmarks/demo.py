@@ -35,8 +35,8 @@ SETTINGS: dict[str, Any] = {
     "data": "digits",
     "backbone": "test_resnet",  # timm's smallest ResNet
     "image_size": 128,
-    # Digits are small: regions from F32 cost 0.3 mAP on val (`glocal ablate 6 --budget digits`). The other switches of the
-    # preset were measured on photos; on digits these have given fused scores above the global ones.
+    # Digits are small: regions from F32 cost 0.3 mAP on val (`glocal ablate 6 --budget digits`). The preset's other
+    # switches were measured on photos; on digits these have given fused scores above the global ones.
     "switches": {"roi_features": "f16", "roi_size": 4, "box_fusion": "max", "fusion": "probability"},
     "region_weight": 0.0,
     "batch": 16,

@@ -46,7 +46,7 @@ def write_report(out: Path, name: str, table: Table, results: Sequence[RowResult
     write_atomically(out / f"{name}.csv", _csv([line for result in results for line in _run_lines(name, result)]))
     write_atomically(out / f"{name}-summary.csv", _csv([_summary(name, result) for result in results]))
     picture = io.BytesIO()
-    draw(table, results).savefig(picture, format="png", dpi=120)
+    draw(table, results).savefig(picture, format="png", dpi=120, bbox_inches="tight")
     write_atomically(out / f"{name}.png", picture.getvalue())
 
 

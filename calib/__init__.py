@@ -1,1 +1,1 @@
-"""Calibration of INT8 bundles. Empty in 0.1: bundles are fp32 so far."""
+"""INT8 that can be trusted: activation ranges, Q/DQ graphs, accuracy gate, sensitivity scan."""

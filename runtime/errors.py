@@ -48,3 +48,7 @@ class DataError(GlocalError):
 
 class CheckpointError(GlocalError):
     """A checkpoint that is incomplete, unsafe, or of another model."""
+
+
+class CalibrationError(GlocalError):
+    """Calibration that cannot be trusted: a table of another model, unsuitable images, or too much accuracy lost."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..export.calibrate_cli import calibrate
 from ..export.cli import export
 from ..runtime.cli import main_with_errors, run
 from ..train.ablate_cli import ablate
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure.")
 app.add_typer(bench, name="bench")
-for command in (train, evaluate, ablate, figure, export, run):
+for command in (train, evaluate, ablate, figure, export, calibrate, run):
     app.command()(command)
 bench.command("selector")(bench_selector)
 bench.command("startup")(startup)

@@ -18,9 +18,8 @@ from ..runtime import __version__
 from ..runtime.backends import GlobalOutputs
 from ..runtime.bundle import Bundle
 from ..runtime.errors import CalibrationError
-from ..runtime.pipeline import Pipeline
+from ..runtime.pipeline import Pipeline, selector_of
 from ..runtime.progress import progressed
-from ..runtime.selector import RegionSelector
 from .graph import Graph, read_graph
 from .histogram import Histogram
 from .methods import METHODS, RANGES, Method
@@ -70,9 +69,7 @@ def collect(bundle: Bundle, photos: Photos, methods: Sequence[Method] = METHODS,
         )
     graphs = source_graphs(bundle)
     recorder = _Recorder(graphs, threads)
-    settings = bundle.manifest.selector
-    selector = RegionSelector(settings.shift, settings.k_s, settings.k_e, settings.zetas, settings.rank)
-    with Pipeline(bundle.manifest, "fp32", recorder, selector) as pipeline:
+    with Pipeline(bundle.manifest, "fp32", recorder, selector_of(bundle.manifest)) as pipeline:
         for index in progressed(range(len(photos)), "calibrating"):
             prediction = pipeline.predict([photos.load(index)], [f"calibration image {index}"])[0]
             if prediction.error is not None:
@@ -85,11 +82,11 @@ def collect(bundle: Bundle, photos: Photos, methods: Sequence[Method] = METHODS,
         images=len(photos),
         input_size=bundle.manifest.input_size,
         resize=bundle.manifest.resize,
-        selector=settings,
+        selector=bundle.manifest.selector,
         methods=tuple(methods),
         ranges={
             name: {
-                tensor: {method: tuple(RANGES[method](histogram)) for method in methods}
+                tensor: {method: RANGES[method](histogram) for method in methods}
                 for tensor, histogram in progressed(histograms.items(), f"ranges of the {name} graph")
             }
             for name, histograms in recorder.histograms.items()

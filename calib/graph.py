@@ -120,7 +120,7 @@ def expand(graphs: Iterable[Graph], exclude: Iterable[str]) -> tuple[str, ...]:
     graphs = tuple(graphs)
     groups = groups_of(graphs, ())
     nodes = {node for graph in graphs for node in graph.nodes}
-    found, unknown = set(), []
+    found, unknown = set[str](), []
     for name in exclude:
         if name in groups:
             found.update(groups[name])

@@ -39,7 +39,7 @@ class Histogram:
     @property
     def edges(self) -> NDArray[np.float64]:
         """(2 * HALF + 1,) limits of the bins."""
-        return np.arange(-HALF, HALF + 1) * self.width
+        return np.arange(-HALF, HALF + 1, dtype=np.float64) * self.width
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Count the values of an array of any shape.

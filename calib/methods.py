@@ -21,6 +21,7 @@ PERCENTILE = 99.99
 LEVELS = 128
 _ENTROPY_BINS = 2048
 _GRID = 128
+_LEAST = 0.99
 
 
 class Range(NamedTuple):
@@ -57,9 +58,9 @@ def entropy(histogram: Histogram) -> Range:
 
     As in TensorRT's entropy calibrator (Migacz, "8-bit inference with TensorRT", GTC 2017): for each candidate, the
     magnitudes below it with all above added to the last bin are compared with themselves rounded to 128 levels.
-    Exact zeros do not count.
+    Exact zeros do not count, and at most 1 % of the other values are clipped.
     """
-    magnitudes = histogram.counts[HALF:] + histogram.counts[:HALF][::-1]
+    magnitudes = (histogram.counts[HALF:] + histogram.counts[:HALF][::-1]).astype(np.float64)
     if not magnitudes.any():
         return _within(histogram, histogram.low, histogram.high)
     used = int(np.flatnonzero(magnitudes)[-1]) + 1
@@ -67,8 +68,10 @@ def entropy(histogram: Histogram) -> Range:
     if used > _ENTROPY_BINS:  # after the last widening there may be twice as many
         magnitudes = magnitudes.reshape(-1, 2).sum(1)
         width, used = 2 * width, (used + 1) // 2
-    magnitudes = magnitudes[:used].astype(np.float64)
-    candidates = np.unique(np.append(np.arange(LEVELS, used, 8), used)) if used > LEVELS else np.array([used])
+    magnitudes = magnitudes[:used]
+    # A limit below nearly all values would add them up in one bin, and so look like no loss at all.
+    least = int(np.searchsorted(np.cumsum(magnitudes), _LEAST * magnitudes.sum())) + 1
+    candidates = np.unique(np.append(np.arange(min(max(LEVELS, least), used), used, 8), used))
     losses = [_divergence(magnitudes, int(candidate)) for candidate in candidates]
     # Of equal losses the widest range: it clips least.
     best = len(losses) - 1 - int(np.argmin(losses[::-1]))
@@ -110,15 +113,16 @@ def _within(histogram: Histogram, low: float, high: float) -> Range:
 
 def _divergence(magnitudes: NDArray[np.float64], candidate: int) -> float:
     reference = magnitudes[:candidate].copy()
-    seen = reference > 0
     reference[-1] += magnitudes[candidate:].sum()
+    seen = reference > 0
     starts = np.arange(LEVELS) * candidate // LEVELS if candidate > LEVELS else np.arange(candidate)
     sums = np.add.reduceat(magnitudes[:candidate], starts)
     filled = np.add.reduceat(seen.astype(np.float64), starts)
     level = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, candidate)))
     rounded = np.where(seen, (sums / np.maximum(filled, 1))[level], 0.0)
-    # What the clipped values add to an empty last bin has no counterpart; a tiny share keeps the divergence finite.
-    p, q = reference / reference.sum(), (rounded + 1e-9) / (rounded + 1e-9).sum()
+    # Clipped values in a last level that is empty otherwise have no counterpart; this keeps the divergence finite.
+    rounded += 1e-4
+    p, q = reference / reference.sum(), rounded / rounded.sum()
     return float(np.sum(p[p > 0] * np.log(p[p > 0] / q[p > 0])))
 
 

@@ -8,6 +8,7 @@ residual input of a sum. The output of a convolution gets none: what follows wou
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -87,7 +88,7 @@ class _Pairs:
             names = [f"{tensor}_scale", f"{tensor}_zero_point"]
             self._model.graph.initializer.append(numpy_helper.from_array(scale, names[0]))
             self._model.graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), names[1]))
-            attributes = {} if axis is None else {"axis": axis}
+            attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
             quantised, value = f"{tensor}_quantised", f"{tensor}_dequantised"
             self._nodes[tensor] = [
                 helper.make_node("QuantizeLinear", [tensor, *names], [quantised], f"{tensor}_q", **attributes),

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from .errors import BundleError, GlocalError, UsageError
 from .files import write_atomically
-from .manifest import MANIFEST, Manifest, make_manifest, parse_manifest
+from .manifest import MANIFEST, Manifest, Precision, make_manifest, parse_manifest
 
 _CHUNK = 1 << 20
 
@@ -156,6 +156,35 @@ def add_to_bundle(bundle: Bundle, files: Mapping[str, bytes], **fields: Any) -> 
     for relative, content in files.items():
         write_atomically(bundle.path / relative, content)
     write_atomically(bundle.path / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+    return Bundle(bundle.path, manifest)
+
+
+def drop_from_bundle(bundle: Bundle, precision: Precision) -> Bundle:
+    """Take a precision out of a bundle, such as one that is to be made anew.
+
+    The manifest is replaced first, so the bundle is whole at any time: it no longer names what is then removed.
+
+    Args:
+        bundle: The bundle.
+        precision: Its graphs, thresholds and figures go, and every file in the folder of its name.
+
+    Returns:
+        The bundle as it is now; the same if it had no such precision.
+
+    Raises:
+        BundleError: It has no other precision.
+        OSError: The folder cannot be written.
+    """
+    fields = bundle.manifest.model_dump()
+    for name in ("thresholds", "metrics", "verification"):
+        fields[name].pop(precision, None)
+    gone = [relative for relative in bundle.manifest.files if relative.startswith(f"{precision}/")]
+    for relative in gone:
+        del fields["files"][relative]
+    manifest = make_manifest(fields, str(bundle.path))
+    write_atomically(bundle.path / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+    for relative in gone:
+        (bundle.path / relative).unlink(missing_ok=True)
     return Bundle(bundle.path, manifest)
 
 

@@ -261,9 +261,7 @@ def selector_of(manifest: Manifest) -> RegionSelector:
     return RegionSelector(shift, settings.k_s, settings.k_e, settings.zetas, settings.rank)
 
 
-def fuse(
-    global_logits: NDArray[np.float32], local_logits: NDArray[np.float32], fusion: Fusion
-) -> NDArray[np.float32]:
+def fuse(global_logits: NDArray[np.float32], local_logits: NDArray[np.float32], fusion: Fusion) -> NDArray[np.float32]:
     """Fused scores from the logits of both branches, of any one shape (section 3.5)."""
     if fusion == "logit":
         return sigmoid(_mean(global_logits, local_logits))

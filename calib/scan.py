@@ -1,0 +1,266 @@
+"""The sensitivity scan: which blocks, left in fp32, give back most accuracy per millisecond.
+
+Accuracy is measured in two ways. mAP is what counts, and decides which points are good enough. But a single block
+hardly moves it on a few hundred images, so blocks are ranked by how much they reduce the score shift, the mean
+absolute difference of fused scores to fp32, per millisecond that they cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..runtime.bundle import Bundle
+from ..runtime.errors import CalibrationError
+from ..runtime.files import write_atomically
+from ..runtime.images import resize
+from ..runtime.pipeline import Pipeline
+from ..runtime.prediction import Prediction
+from ..runtime.progress import progressed
+from .gate import compare, predict
+from .graph import Graph, groups_of
+from .methods import Method
+from .photos import Labelled
+from .qdq_onnxruntime import quantize_for_onnxruntime
+from .table import Table
+from .trial import open_pipeline, time_by_turns
+
+_NEAR = 1.05
+_LONGEST_PATH = 8
+
+
+class Point(BaseModel):
+    """How good and how fast the network is with some blocks left in fp32.
+
+    Attributes:
+        mAP: On the scan's images.
+        score_shift: Mean absolute difference of fused scores to fp32.
+        same_boxes: Share of the fp32 network's boxes that are chosen again.
+        ms: For one image, in ONNX Runtime on this machine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    mAP: float  # noqa: N815
+    score_shift: float
+    same_boxes: float
+    ms: float
+
+
+class State(BaseModel):
+    """What a scan knows so far; written after every trial.
+
+    Attributes:
+        key: sha256 of all that decides the results: table, method, data, blocks.
+        fp32: The reference.
+        int8: Every block quantised.
+        trials: Points by the blocks left in fp32, joined by a space.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str
+    fp32: Point
+    int8: Point
+    trials: dict[str, Point] = {}
+
+
+class Result(NamedTuple):
+    """What a scan found.
+
+    Attributes:
+        chosen: The blocks to leave in fp32; may be none.
+        state: All points.
+        untried: Blocks that the time did not suffice for.
+    """
+
+    chosen: tuple[str, ...]
+    state: State
+    untried: tuple[str, ...]
+
+
+def scan(
+    bundle: Bundle,
+    graphs: Mapping[str, Graph],
+    table: Table,
+    method: Method,
+    exclude: Sequence[str],
+    data: Labelled,
+    file: Path,
+    *,
+    share: float,
+    seconds: float,
+    threads: int | None = None,
+) -> Result:
+    """Try each block in fp32, then the best of them together.
+
+    Args:
+        bundle: The bundle.
+        graphs: Its fp32 graphs, see ``collect.source_graphs``.
+        table: Its calibration table.
+        method: Which ranges of the table.
+        exclude: ``graph/node`` names that stay in fp32 in any case.
+        data: Labelled images; all of them are kept in memory at the network's input size.
+        file: Where the state is kept. A scan that was ended goes on from there.
+        share: The part of the fp32 mAP that the chosen point should keep.
+        seconds: No trial begins that would, by the time of those before, end later than this.
+        threads: Of ONNX Runtime.
+
+    Raises:
+        CalibrationError: The file is of another scan, or an image cannot be predicted.
+    """
+    bench = _Bench(bundle, graphs, table, method, exclude, data, threads)
+    deadline = time.monotonic() + seconds
+    state = _load(file, bench.key) or bench.start()
+    _save(file, state)
+    slowest = 0.0
+    done = True
+    for blocks in progressed(_plan(bench, state), "scanning blocks"):
+        if time.monotonic() + slowest > deadline:
+            done = False
+            break
+        began = time.monotonic()
+        state.trials[" ".join(blocks)] = bench.point(blocks, state.int8.ms)
+        slowest = max(slowest, time.monotonic() - began)
+        _save(file, state)
+    untried = () if done else tuple(block for block in bench.blocks if block not in state.trials)
+    return Result(choose(state, share), state, untried)
+
+
+def choose(state: State, share: float) -> tuple[str, ...]:
+    """The blocks of the best point.
+
+    Of the points that keep ``share`` of the fp32 mAP: among the fastest (within 5 %, which is what timing can tell
+    apart) the one with the smallest score shift. Where none keeps it, the one with the highest mAP.
+    """
+    points = {(): state.int8, **{tuple(name.split(" ")): point for name, point in state.trials.items()}}
+    good = {blocks: point for blocks, point in points.items() if point.mAP >= share * state.fp32.mAP}
+    if not good:
+        return max(points, key=lambda blocks: points[blocks].mAP)
+    fastest = min(point.ms for point in good.values())
+    near = {blocks: point for blocks, point in good.items() if point.ms <= _NEAR * fastest}
+    return min(near, key=lambda blocks: (near[blocks].score_shift, len(blocks)))
+
+
+def ranking(state: State) -> list[str]:
+    """Single blocks that reduce the score shift: first those that cost no time, then by reduction per millisecond."""
+
+    def worth(name: str) -> tuple[bool, float]:
+        gain = state.int8.score_shift - state.trials[name].score_shift
+        cost = state.trials[name].ms - state.int8.ms
+        return (cost <= 0, gain if cost <= 0 else gain / cost)
+
+    single = [name for name in state.trials if " " not in name]
+    helpful = [name for name in single if state.trials[name].score_shift < state.int8.score_shift]
+    return sorted(helpful, key=worth, reverse=True)
+
+
+def _plan(bench: _Bench, state: State) -> Iterator[tuple[str, ...]]:
+    """What is still to be tried: single blocks, then the first two, three, ... of their ranking."""
+    for block in bench.blocks:
+        if block not in state.trials:
+            yield (block,)
+    best = ranking(state)
+    for count in range(2, min(len(best), _LONGEST_PATH) + 1):
+        if " ".join(best[:count]) not in state.trials:
+            yield tuple(best[:count])
+
+
+class _Bench:
+    """Builds, scores and times one choice of blocks after the other, with the same images."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graphs: Mapping[str, Graph],
+        table: Table,
+        method: Method,
+        exclude: Sequence[str],
+        data: Labelled,
+        threads: int | None,
+    ) -> None:
+        self._bundle, self._table, self._method = bundle, table, method
+        self._graphs = {name: graphs[name] for name in ("global", "local")}
+        self._exclude, self._threads, self._targets = tuple(exclude), threads, data.targets
+        self._groups = groups_of(self._graphs.values(), exclude)
+        self._photos = _InMemory([resize(data.load(index), bundle.manifest.input_size) for index in range(len(data))])
+        digest = hashlib.sha256(table.sha256.encode())
+        for part in (method, *sorted(exclude), *self._groups):
+            digest.update(f"{part}\n".encode())
+        for image in self._photos.images:
+            digest.update(image.tobytes())
+        digest.update(np.ascontiguousarray(data.targets).tobytes())
+        self.key = digest.hexdigest()
+        self.blocks = tuple(self._groups)
+        self._fp32 = {f"fp32/{name}.onnx": bundle.read(f"fp32/{name}.onnx") for name in self._graphs}
+        self._reference: list[Prediction] = []
+
+    def start(self) -> State:
+        """Points of fp32 and of int8 throughout."""
+        with self._open(()) as base, open_pipeline(self._bundle.manifest, self._fp32, "fp32", self._threads) as fp32:
+            ms = time_by_turns({"fp32": fp32, "int8": base}, self._photos.images[0])
+            same = compare(self._fp32_predictions(), self._fp32_predictions(), self._targets)
+            report = compare(self._fp32_predictions(), predict(base, self._photos, "int8"), self._targets)
+        return State(key=self.key, fp32=_point(same, ms["fp32"]), int8=_point(report, ms["int8"]))
+
+    def point(self, blocks: tuple[str, ...], base_ms: float) -> Point:
+        """The point with some blocks in fp32; its time is ``base_ms`` times the ratio to int8 throughout."""
+        with self._open(()) as base, self._open(blocks) as pipeline:
+            ms = time_by_turns({"base": base, "trial": pipeline}, self._photos.images[0])
+            report = compare(self._fp32_predictions(), predict(pipeline, self._photos, "int8"), self._targets)
+        return _point(report, base_ms * ms["trial"] / ms["base"])
+
+    def _fp32_predictions(self) -> list[Prediction]:
+        if not self._reference:
+            with open_pipeline(self._bundle.manifest, self._fp32, "fp32", self._threads) as fp32:
+                self._reference = predict(fp32, self._photos, "fp32")
+        return self._reference
+
+    def _open(self, blocks: tuple[str, ...]) -> Pipeline:
+        exclude = {*self._exclude, *(node for block in blocks for node in self._groups[block])}
+        files = {
+            f"int8/{name}.onnx": quantize_for_onnxruntime(graph, self._table.of(name, self._method), exclude)
+            for name, graph in self._graphs.items()
+        }
+        return open_pipeline(self._bundle.manifest, files, "int8", self._threads)
+
+
+@dataclass(frozen=True, eq=False)
+class _InMemory:
+    images: list[NDArray[np.uint8]]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, index: int) -> NDArray[np.uint8]:
+        return self.images[index]
+
+
+def _point(report: Mapping[str, float], ms: float) -> Point:
+    names = ("mAP", "score_shift", "same_boxes")
+    return Point(**{name: report[name] for name in names}, ms=ms)
+
+
+def _load(file: Path, key: str) -> State | None:
+    if not file.exists():
+        return None
+    fix = f"Remove {file}, or name another file."
+    try:
+        state = State.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CalibrationError(f"{file} is no state of a scan.", found=str(error), fix=fix) from error
+    if state.key != key:
+        raise CalibrationError(f"{file} is of another model, table, method or data.", fix=fix)
+    return state
+
+
+def _save(file: Path, state: State) -> None:
+    write_atomically(file, (state.model_dump_json(indent=1) + "\n").encode())

@@ -1,9 +1,10 @@
 """The Python names that each TensorRT version has, as far as this project may use them.
 
-``<library>-<version>.json`` is ``{"library": "tensorrt" | "tensorrt_rtx", "version": "10.3.0", "source": "...", "names": {...}}``.
-``names`` maps a name of the module to the sorted public names of that class or enum (properties, methods, members), or to
-null for a function or a value: ``{"Builder": ["build_serialized_network", ...], "nptype": null, ...}``. What a version
-lacks is not there. Only the names in `make.CLASSES` and `make.OTHERS` are listed. `make.py` writes the files.
+``<library>-<version>.json`` is ``{"library": "tensorrt" | "tensorrt_rtx", "version": "10.3.0", "source": "...",
+"names": {...}}``. ``names`` maps a name of the module to the sorted public names of that class or enum (properties,
+methods, members), or to null for a function or a value: ``{"Builder": ["build_serialized_network", ...], ..., "nptype":
+null}``. What a version lacks is not there. Only the names in `make.CLASSES` and `make.OTHERS` are listed. `make.py`
+writes the files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Write the name list of a TensorRT version: ``python tests/unit/tensorrt_names/make.py SOURCE [--stand-ins]``.
 
-SOURCE is an installed module (``tensorrt``, ``tensorrt_rtx``, ``tensorrt_bindings``) or a JSON file that maps each name of
-a module to its members, named after the version. ``--stand-ins`` imports a module without its libraries, as the
-``tensorrt-cu13-bindings`` wheels are: it compiles libraries of the same names in which each function gives a null pointer.
+SOURCE is an installed module (``tensorrt``, ``tensorrt_rtx``, ``tensorrt_bindings``) or a JSON file that maps each name
+of a module to its members, named after the version. ``--stand-ins`` imports a module without its libraries, as the
+``tensorrt-cu13-bindings`` wheels are: it compiles libraries of the same names in which each function gives a null
+pointer.
 """
 
 from __future__ import annotations

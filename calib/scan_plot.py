@@ -37,7 +37,8 @@ def plot(state: State, chosen: tuple[str, ...], share: float) -> bytes:
             ([taken], "chosen", "*", "tab:red"),
         ):
             size = 180 if label == "chosen" else 30
-            axis.scatter([p.ms for p in points], [getattr(p, what) for p in points], size, colour, marker, label=label)
+            ms, values = [p.ms for p in points], [getattr(p, what) for p in points]
+            axis.scatter(ms, values, s=size, c=colour, marker=marker, label=label)
         for block in best[:5]:
             point = single[block]
             axis.annotate(

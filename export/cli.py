@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
-import click
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from ..runtime.backends import BACKENDS, PLAN_BACKENDS, Backend
 from ..runtime.errors import GlocalError, UsageError
 from ..runtime.files import write_atomically
-from ..runtime.manifest import MANIFEST
+from ..runtime.manifest import Precision
 
-PRECISIONS = ("fp32", "fp16", "int8")
-BACKENDS = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx")
-PLAN_BACKENDS = ("tensorrt", "tensorrt_rtx")
+ExportBackend = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
 
 
 class ListCommand(TyperCommand):
     """A command whose options take several values: ``--precision fp32 fp16`` as well as giving the option again."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give the option again before each further value of it."""
-        choices = {"--precision": PRECISIONS, "--backend": BACKENDS}
+        choices = {"--precision": get_args(Precision), "--backend": BACKENDS}
         spread: list[str] = []
         option = ""
         for arg in args:
@@ -40,18 +38,19 @@ class ListCommand(TyperCommand):
 def export(
     source: Annotated[Path, typer.Argument(help="A run folder, the model.safetensors in it, or a bundle to add to.")],
     out: Annotated[
-        Path | None, typer.Option(help="The bundle to write; a bundle that stands there is replaced.", show_default=False)
+        Path | None,
+        typer.Option(help="The bundle to write; one that stands there is replaced.", show_default=False),
     ] = None,
     backend: Annotated[
-        list[str] | None,
-        typer.Option(help="onnxruntime, tensorrt, tensorrt_rtx; several are fine. [default: onnxruntime]"),
+        list[ExportBackend] | None, typer.Option(help="What to build for; several are fine. [default: onnxruntime]")
     ] = None,
     precision: Annotated[
-        list[str] | None,
-        typer.Option(help="fp32, fp16, int8; several are fine. A bundle always has fp32. [default: fp32]"),
+        list[Precision] | None,
+        typer.Option(help="Graphs to have; several are fine. A bundle always has fp32. [default: fp32]"),
     ] = None,
     roi_align: Annotated[
-        str, typer.Option(help="RoIAlign as a product of matrices (matmul), or as the ONNX operator (operator).")
+        Literal["matmul", "operator"],
+        typer.Option(help="RoIAlign as a matrix product, or as the ONNX operator."),
     ] = "matmul",
     images: Annotated[
         Path | None, typer.Option(help="Photo or folder to verify on. Default: validation images of the training data.")
@@ -66,7 +65,8 @@ def export(
         bool, typer.Option("--version-compatible", help="Plans: also for later versions of the same major.")
     ] = False,
     hardware_compatible: Annotated[
-        str, typer.Option(help="Plans: none, same_compute_capability, or ampere_plus.")
+        Literal["none", "same_compute_capability", "ampere_plus"],
+        typer.Option(help="Plans: also for other GPUs of the same compute capability, or of all from Ampere on."),
     ] = "none",
 ) -> None:
     """Turn a trained model into a verified bundle; with --backend tensorrt also into TensorRT plans.
@@ -74,26 +74,29 @@ def export(
     Run again, it goes on where it was: what is finished and unchanged is kept. On the device that will run it, give the
     bundle itself as SOURCE: plans are built there, without PyTorch.
     """
-    backends, precisions = backend or ["onnxruntime"], precision or ["fp32"]
-    _check("--backend", backends, ("onnxruntime", *PLAN_BACKENDS))
-    _check("--precision", precisions, PRECISIONS)
-    _check("--roi-align", [roi_align], ("operator", "matmul"))
-    _check("--hardware-compatible", [hardware_compatible], ("none", "same_compute_capability", "ampere_plus"))
-    plans = [name for name in backends if name in PLAN_BACKENDS]
-    if plans and roi_align == "operator":
-        raise UsageError("TensorRT plans need --roi-align matmul", fix="leave --roi-align out")
-    options = {
-        "max_batch": max_batch,
-        "opt_batch": min(opt_batch, max_batch),
-        "version_compatible": version_compatible,
-        "hardware_compatible": hardware_compatible,
-    }
+    from ..runtime.plans import PlanOptions
     from .steps import export_bundle
 
+    plans = [name for name in PLAN_BACKENDS if name in (backend or ())]
+    if plans and roi_align == "operator":
+        raise UsageError("TensorRT plans need --roi-align matmul", fix="leave --roi-align out")
+    options = PlanOptions(
+        max_batch=max_batch,
+        opt_batch=min(opt_batch, max_batch),
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
     bundle = export_bundle(
-        source, out, precisions, plans, roi_form=roi_align, images=images, allow=allow,
-        options=options, timing_cache=timing_cache,
-    )  # fmt: skip
+        source,
+        out,
+        precision or ["fp32"],
+        plans,
+        roi_form=roi_align,
+        images=images,
+        allow=allow,
+        options=options,
+        timing_cache=timing_cache,
+    )
     print(f"wrote {bundle.path if out is None else out}")
 
 
@@ -103,11 +106,11 @@ def verify(
         Path | None, typer.Option(help="The run that it came from: also compare the fp32 graphs with PyTorch.")
     ] = None,
     backend: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{', '.join(BACKENDS)}; several are fine. [default: onnxruntime, and those with plans]"),
+        list[Backend] | None,
+        typer.Option(help="What to run; several are fine. [default: onnxruntime, and what the bundle has plans for]"),
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, fp16, int8. [default: all that the bundle has]")
+        list[Precision] | None, typer.Option(help="Several are fine. [default: all that the bundle has]")
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Photo or folder to compare on. Default: two photos from scikit-learn.")
@@ -118,8 +121,6 @@ def verify(
 
     Prints a table; exit code 1 if a difference is over its tolerance, or if nothing could be compared.
     """
-    _check("--backend", backend or [], BACKENDS)
-    _check("--precision", precision or [], PRECISIONS)
     from .report import print_comparisons
     from .steps import verify_all
 
@@ -132,9 +133,3 @@ def verify(
     if over or all(one.skipped for one in found):
         found_text = ", ".join(f"{one.precision} on {one.backend}" for one in over) or "nothing could be compared"
         raise GlocalError(f"{bundle} is not verified", found=found_text, fix="see the table")
-
-
-def _check(option: str, values: list[str], allowed: tuple[str, ...]) -> None:
-    for value in values:
-        if value not in allowed:
-            raise UsageError(f"{option} {value}: there is no such choice", fix=f"choose from {', '.join(allowed)}")

@@ -64,8 +64,10 @@ class Subject(Protocol):
     def run_local(
         self, outputs: Outputs, boxes: NDArray[np.float32], counts: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Local logits (B, N) for boxes (B, K, 4) and counts (B, K), from this form's own outputs or, where it gives
-        features, from another's."""
+        """Local logits (B, N) for boxes (B, K, 4) and counts (B, K).
+
+        The outputs are this form's own or, where it gives features, may be another's.
+        """
 
 
 class OnnxSubject:
@@ -154,7 +156,7 @@ def compare(
     own = selector(theirs.values["class_maps"], theirs.values["logits"])
     local = found.run_local(theirs, *own.normalised())
     scores = [fuse(ours.values["logits"], expected_local, fusion), fuse(theirs.values["logits"], local, fusion)]
-    limits = np.float32(0.5 if thresholds is None else thresholds)
+    limits = np.asarray(0.5 if thresholds is None else thresholds, np.float32)
     why = why_boxes_differ(ours.values, theirs.values, selector)
     same = np.array([reason is None for reason in why])
     gap = np.abs(scores[0] - scores[1])
@@ -187,20 +189,21 @@ def why_boxes_differ(
         energies decides.
     """
     regions, own = (selector(side["class_maps"], side["logits"]) for side in (expected, found))
-    steps = np.float32([0, *selector.zetas])[:, None] * selector.shift  # (1 + zetas, N)
+    steps = np.array([0, *selector.zetas], np.float32)[:, None] * selector.shift  # (1 + zetas, N)
+    pairs = ((regions.boxes, own.boxes), (regions.counts, own.counts))
     reasons: list[str | None] = []
     for index in range(len(regions.n)):
-        if all(np.array_equal(getattr(regions, name)[index], getattr(own, name)[index]) for name in ("boxes", "counts")):
+        if all(np.array_equal(a[index], b[index]) for a, b in pairs):
             reasons.append(None)
             continue
         leading = [np.argsort(-side["logits"][index], kind="stable")[: selector.k_s] for side in (expected, found)]
-        if not np.array_equal(*leading):
+        if not np.array_equal(leading[0], leading[1]):
             reasons.append("category")
             continue
         active = [
             side["class_maps"][index, leading[0]] - steps[:, leading[0], None, None] > 0 for side in (expected, found)
         ]
-        reasons.append("energy" if np.array_equal(*active) else "cell")
+        reasons.append("energy" if np.array_equal(active[0], active[1]) else "cell")
     return reasons
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ..runtime.backends import open_engines
+from ..runtime.backends import Backend, open_engines
 from ..runtime.bundle import Bundle, add_to_bundle
 from ..runtime.errors import GlocalError, UsageError
 from ..runtime.images import list_images, read_image, resize
@@ -50,7 +50,7 @@ def add_half(bundle: Bundle, images: Sequence[NDArray[np.uint8]], *, allow: bool
     Args:
         bundle: A bundle with fp32 graphs.
         images: Real images to compare them on, (H, W, 3) uint8 RGB of any size.
-        allow: Add them even if they differ from the fp32 graphs by more than the tolerance; the manifest says by how much.
+        allow: Add them even if they differ by more than the tolerance; the manifest says by how much.
 
     Raises:
         GlocalError: They differ, or a weight is too large for half precision.
@@ -86,7 +86,7 @@ def read_graphs(bundle: Bundle, precision: Precision) -> dict[str, bytes]:
 def verify_bundle(
     bundle: Bundle,
     images: Sequence[NDArray[np.uint8]],
-    backends: Sequence[str],
+    backends: Sequence[Backend],
     precisions: Sequence[Precision],
 ) -> list[Comparison]:
     """Compare engines of a bundle with its fp32 graphs in ONNX Runtime.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import Engines, GlobalOutputs, choose_precision, open_engines
+from .backends import Engines, GlobalOutputs, choose, open_engines
 from .bundle import Bundle
 from .errors import EngineError, ImageError, UsageError
 from .images import check_image, read_image, resize
@@ -72,20 +72,22 @@ class Pipeline:
 
         Args:
             path: The bundle's folder.
-            backend: ``onnxruntime``, or ``auto`` for the same.
-            precision: ``fp32``, ``fp16``, ``int8``, or ``auto`` for ``fp32``.
-            threads: Threads of one engine; None leaves the choice to the engine library.
+            backend: ``onnxruntime``, ``onnxruntime-cuda``, ``onnxruntime-tensorrt``, ``tensorrt`` or ``tensorrt_rtx``.
+                ``auto`` takes TensorRT where the bundle has a plan that fits this machine, else ``onnxruntime``.
+            precision: ``fp32``, ``fp16`` or ``int8``. ``auto`` is that of the plan, fp16 before fp32, where TensorRT
+                runs, else fp32.
+            threads: Threads of one engine on the CPU; None leaves the choice to the engine library.
 
         Raises:
-            UsageError: There is no such folder, backend or precision.
-            BundleError: The bundle is incomplete, changed, or of another schema version.
+            UsageError: There is no such folder, backend or precision, or the engine library is not installed.
+            BundleError: The bundle is incomplete, changed, of another schema version, or has no plan for this machine.
+            EngineError: There is no GPU for the backend.
         """
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}.")
         bundle = Bundle.load(path)
-        chosen = choose_precision(bundle, precision)
-        engines = open_engines(bundle, backend, chosen, threads)
-
+        chosen_backend, chosen = choose(bundle, backend, precision)
+        engines = open_engines(bundle, chosen_backend, chosen, threads)
         return cls(bundle.manifest, chosen, engines, selector_of(bundle.manifest))
 
     def __enter__(self) -> Pipeline:

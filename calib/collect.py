@@ -18,6 +18,7 @@ from ..runtime import __version__
 from ..runtime.backends import GlobalOutputs
 from ..runtime.bundle import Bundle
 from ..runtime.errors import CalibrationError
+from ..runtime.manifest import Manifest
 from ..runtime.pipeline import Pipeline, selector_of
 from ..runtime.progress import progressed
 from .graph import Graph, read_graph
@@ -68,7 +69,7 @@ def collect(bundle: Bundle, photos: Photos, methods: Sequence[Method] = METHODS,
             fix="Give 128 to 512 images like those of the field; fewer leave the ranges to chance.",
         )
     graphs = source_graphs(bundle)
-    recorder = _Recorder(graphs, threads)
+    recorder = _Recorder(graphs, bundle.manifest, threads)
     with Pipeline(bundle.manifest, "fp32", recorder, selector_of(bundle.manifest)) as pipeline:
         for index in progressed(range(len(photos)), "calibrating"):
             prediction = pipeline.predict([photos.load(index)], [f"calibration image {index}"])[0]
@@ -104,7 +105,8 @@ def collect(bundle: Bundle, photos: Photos, methods: Sequence[Method] = METHODS,
 class _Recorder:
     """The engines of a pipeline that count every activation which could be quantised."""
 
-    def __init__(self, graphs: Mapping[str, Graph], threads: int | None) -> None:
+    def __init__(self, graphs: Mapping[str, Graph], manifest: Manifest, threads: int | None) -> None:
+        self.input_size, self.labels = manifest.input_size, len(manifest.labels)
         self.digest = hashlib.sha256()
         self.histograms = {name: {tensor: Histogram() for tensor in g.activations()} for name, g in graphs.items()}
         self._sessions = {name: _session(graph, threads) for name, graph in graphs.items()}

@@ -1,9 +1,16 @@
-"""A small network of two branches with random weights: a residual block, a stage for boxes, heads as products."""
+"""A small network of two branches with random weights: a residual block, a stage for boxes, heads as products.
+
+And bundles of it, and images for it.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
+from glocal.runtime.bundle import Bundle, write_bundle
+from glocal.runtime.pipeline import Pipeline
 from onnx import TensorProto, helper, numpy_helper
 
 SIZE = 64
@@ -115,3 +122,43 @@ def fields(labels: tuple[str, ...]) -> dict:
         "selector": {"k_s": 2, "k_e": 2, "zetas": (0.5,), "shift": (0.2,) * len(labels)},
         "thresholds": {"fp32": (0.5,) * len(labels)},
     }
+
+
+LABELS = tuple("abcde")
+
+
+class Images:
+    """Blobs on noise, each image its own, with targets that random weights can be scored against."""
+
+    def __init__(self, count: int, seed: int = 0, labels: int = len(LABELS)) -> None:
+        rng = np.random.default_rng(seed)
+        self.pixels = rng.integers(0, 90, (count, SIZE, SIZE, 3), dtype=np.uint8)
+        for image in self.pixels:
+            y, x = rng.integers(0, SIZE - 24, 2)
+            image[y : y + 24, x : x + 24] = rng.integers(0, 256, 3)
+        self.targets = rng.integers(0, 2, (count, labels))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def load(self, index: int) -> np.ndarray:
+        return self.pixels[index]
+
+
+def make_bundle(path: Path, seed: int = 0, labels: tuple[str, ...] = LABELS, **changes) -> Bundle:
+    files = {
+        "fp32/global.onnx": global_graph(len(labels), seed),
+        "fp32/local.onnx": local_graph(len(labels)),
+        "fp32/local.tensorrt.onnx": local_graph(len(labels), first="other_name"),
+    }
+    return write_bundle(path, files, **{**fields(labels), **changes})
+
+
+class Answered(Images):
+    """Images whose targets are what the fp32 network says: its mAP is 1, and what int8 changes costs mAP."""
+
+    def __init__(self, bundle: Bundle, count: int, seed: int) -> None:
+        super().__init__(count, seed)
+        with Pipeline.load(bundle.path, threads=1) as pipeline:
+            scores = np.stack([prediction.scores for prediction in pipeline.predict(list(self.pixels))])
+        self.targets = (scores > np.median(scores, axis=0)).astype(np.int8)

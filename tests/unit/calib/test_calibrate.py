@@ -2,13 +2,13 @@ import json
 
 import numpy as np
 import pytest
-from conftest import LABELS, Answered, Images, make_bundle
 from glocal.calib.calibrate import calibrate
 from glocal.calib.table import read_table
 from glocal.runtime.bundle import Bundle
 from glocal.runtime.errors import CalibrationError
 from glocal.runtime.pipeline import Pipeline
 from glocal.runtime.thresholds import fit_thresholds
+from small_model import LABELS, Answered, Images, make_bundle
 
 FILES = {
     "int8/global.onnx", "int8/local.onnx", "int8/global.tensorrt.onnx", "int8/local.tensorrt.onnx",

@@ -1,10 +1,10 @@
 import numpy as np
 import onnxruntime as ort
 import pytest
-from conftest import Images, make_bundle
 from glocal.calib.collect import collect
 from glocal.runtime.errors import CalibrationError
 from glocal.runtime.pipeline import selector_of
+from small_model import Images, make_bundle
 
 
 def direct(bundle, graphs, images, tensors) -> dict[str, tuple[float, float]]:

@@ -4,13 +4,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import make_bundle
 from glocal.calib.build import quantize
 from glocal.calib.graph import default_exclude, expand, groups_of
 from glocal.calib.qdq_onnxruntime import quantize_for_onnxruntime
 from glocal.calib.qdq_tensorrt import quantize_for_tensorrt
 from glocal.runtime.errors import CalibrationError, UsageError
 from onnx import numpy_helper
+from small_model import make_bundle
 
 
 @pytest.fixture(scope="module")

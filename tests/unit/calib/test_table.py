@@ -1,7 +1,7 @@
 import pytest
-from conftest import make_bundle
 from glocal.calib.table import check_table, parse_table, read_table
 from glocal.runtime.errors import CalibrationError
+from small_model import make_bundle
 
 GRAPHS = ("fp32/global.onnx", "fp32/local.onnx", "fp32/local.tensorrt.onnx")
 

@@ -22,7 +22,7 @@ from .scan import Result, scan
 from .table import TABLE, Table, check_table
 from .trial import open_pipeline, time_by_turns
 
-METHOD: Method = "entropy"
+METHOD: Method = "percentile"
 IMAGES = 256
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,8 @@ class Graph:
     Attributes:
         name: ``global``, ``local`` or ``local.tensorrt``; names of nodes are written ``global/node``.
         model: The model, its nodes named and its tensors typed.
-        groups: The group of each node that can be quantised, by its name: a block of the backbone such as ``trunk.5``
-            where weights carry PyTorch's names, else the convolution or matrix product that it belongs to.
+        groups: The group of each node that can be quantised, by its name: a block of the backbone such as ``trunk.5``,
+            or ``attention``, where names are those of PyTorch's modules; else the convolution or matrix product itself.
     """
 
     name: str
@@ -40,27 +41,52 @@ class Graph:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Of these nodes those that stay in higher precision by default: all matrix products.
+        """Of these nodes those that stay in higher precision by default: the classifiers and the class-map head.
 
-        They are the projections of both attentions, the classifiers and the class-map head. The class maps decide
-        the boxes, and the products are a small part of the time.
+        They are the products with as many outputs as there are labels. The class maps decide the boxes, and these
+        products are a tiny part of the time and of the bytes.
         """
-        products = {node.name for node in self.model.graph.node if node.op_type in ("MatMul", "Gemm")}
-        return tuple(f"{self.name}/{node}" for node in self.groups if node in products)
+        labels = next(o for o in self.model.graph.output if o.name == "logits").type.tensor_type.shape.dim[1].dim_value
+        weights = constants(self.model)
+        heads = {
+            node.name
+            for node in self.model.graph.node
+            if node.name in self.groups
+            and node.op_type in ("MatMul", "Gemm")
+            and weights[node.input[1]].dims[output_axis(node)] == labels
+        }
+        return tuple(f"{self.name}/{node}" for node in self.groups if node in heads)
 
     def quantised(self, exclude: Iterable[str]) -> tuple[str, ...]:
-        """Plain names of the nodes to quantise: all that can be, but for the excluded ``global/node``."""
-        left_out = set(exclude)
-        return tuple(node for node in self.groups if f"{self.name}/{node}" not in left_out)
+        """Plain names of the nodes to quantise: all that can be, but for the excluded ``global/node``.
+
+        A Relu or Clip goes with the node whose only user it is, excluded itself or not.
+        """
+        left_out, joined = set(exclude), {node.name: before.name for node, before in self.joined()}
+        return tuple(node for node in self.groups if f"{self.name}/{joined.get(node, node)}" not in left_out)
 
     def activations(self) -> tuple[str, ...]:
-        """Float tensors that go into or come out of a node that can be quantised, in order, without constants."""
-        types = float_tensors(self.model)
+        """Float tensors that go into or come out of a node that can be quantised, in order, without constants.
+
+        What lies between a node and the Relu or Clip that goes with it is never a tensor of its own in integers.
+        """
+        types = float_tensors(self.model) - {node.input[0] for node, _ in self.joined()}
         found: dict[str, None] = {}
         for node in self.model.graph.node:
             if node.name in self.groups:
                 found |= dict.fromkeys(name for name in (*node.input, *node.output) if name in types)
         return tuple(found)
+
+    def joined(self) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
+        """Each Relu or Clip that is the only user of a node that can be quantised, with that node."""
+        users = Counter(name for node in self.model.graph.node for name in node.input)
+        users.update(output.name for output in self.model.graph.output)
+        makers = {name: node for node in self.model.graph.node for name in node.output if node.name in self.groups}
+        return [
+            (node, makers[node.input[0]])
+            for node in self.model.graph.node
+            if node.op_type in ("Relu", "Clip") and node.input[0] in makers and users[node.input[0]] == 1
+        ]
 
 
 def read_graph(name: str, graph: bytes) -> Graph:
@@ -144,7 +170,7 @@ def _groups(model: onnx.ModelProto) -> dict[str, str]:
     for node in model.graph.node:
         group = None
         if node.op_type in WEIGHTED and len(node.input) > 1 and _is_weight(weights.get(node.input[1])):
-            group = _block(node.input[1]) if node.op_type == "Conv" else node.name
+            group = _block(node.input[1]) if node.op_type == "Conv" else _module(node.name)
         elif node.op_type in CARRIED:
             group = next((of_tensor[name] for name in node.input if name in of_tensor), None)
         if group is not None:
@@ -156,6 +182,20 @@ def _groups(model: onnx.ModelProto) -> dict[str, str]:
 
 def _is_weight(tensor: Any) -> bool:
     return tensor is not None and tensor.data_type == TensorProto.FLOAT and len(tensor.dims) >= 2
+
+
+def output_axis(node: onnx.NodeProto) -> int:
+    """The axis of a weight that holds the outputs."""
+    if node.op_type == "Conv":
+        return 0
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return 0 if transposed else 1
+
+
+def _module(product: str) -> str:
+    """``attention`` of attention.query/MatMul, ``head`` of head/MatMul."""
+    module = product.partition("/")[0]
+    return module.rpartition(".")[0] or module or product
 
 
 def _block(weight: str) -> str:

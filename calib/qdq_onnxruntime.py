@@ -51,6 +51,8 @@ def quantize_for_onnxruntime(
         tensor: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for tensor, (low, high) in ranges.items()
     }
+    # The library asks for the tensor between a node and its activation too, and then does as below.
+    data |= {node.input[0]: data[node.output[0]] for node, _ in graph.joined()}
     level = logging.getLogger().level
     try:
         logging.getLogger().setLevel(logging.ERROR)

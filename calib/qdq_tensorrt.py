@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..runtime.errors import CalibrationError
-from .graph import WEIGHTED, Graph, constants
+from .graph import WEIGHTED, Graph, constants, output_axis
 
 _STEPS = 127
 
@@ -48,7 +48,7 @@ def quantize_for_tensorrt(
     for node in model.graph.node:
         if _weighted(node, nodes):
             node.input[0] = pairs.of_activation(node.input[0])
-            node.input[1] = pairs.of_weight(node.input[1], _channel_axis(node))
+            node.input[1] = pairs.of_weight(node.input[1], output_axis(node))
         elif node.op_type == "Add" and node.name in nodes:
             residual = _residual(node, quantised_products, users, producers)
             if residual is not None:
@@ -112,14 +112,6 @@ class _Pairs:
 
 def _weighted(node: onnx.NodeProto, nodes: set[str]) -> bool:
     return node.op_type in WEIGHTED and node.name in nodes
-
-
-def _channel_axis(node: onnx.NodeProto) -> int:
-    """The axis of a weight that holds the outputs."""
-    if node.op_type == "Conv":
-        return 0
-    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return 0 if transposed else 1
 
 
 def _residual(

@@ -19,7 +19,7 @@ def calibrate(
     data: Annotated[str, typer.Option(help="'digits', or a data folder: labels.csv, VOC or COCO.")],
     method: Annotated[
         Literal["minmax", "entropy", "percentile", "mse"], typer.Option(help="How ranges are computed.")
-    ] = "entropy",
+    ] = "percentile",
     images: Annotated[int, typer.Option(min=1, help="Images to calibrate with, of the train split.")] = 256,
     split: Annotated[str, typer.Option(help="Split to compare with fp32 on and to fit thresholds on.")] = "val",
     share: Annotated[float, typer.Option(min=0, max=1, help="Part of the fp32 mAP that int8 must keep.")] = 0.99,

@@ -151,7 +151,8 @@ def drop_from_bundle(bundle: Bundle, precision: Precision) -> Bundle:
 
     Args:
         bundle: The bundle.
-        precision: Its graphs, thresholds and figures go, and every file in the folder of its name.
+        precision: Its graphs, thresholds and figures go, every file in the folder of its name, and provenance that
+            begins with its name and ``_``.
 
     Returns:
         The bundle as it is now; the same if it had no such precision.
@@ -163,6 +164,7 @@ def drop_from_bundle(bundle: Bundle, precision: Precision) -> Bundle:
     fields = bundle.manifest.model_dump()
     for name in ("thresholds", "metrics", "verification"):
         fields[name].pop(precision, None)
+    fields["provenance"] = {k: v for k, v in fields["provenance"].items() if not k.startswith(f"{precision}_")}
     gone = [relative for relative in bundle.manifest.files if relative.startswith(f"{precision}/")]
     for relative in gone:
         del fields["files"][relative]

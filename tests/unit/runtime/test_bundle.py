@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from glocal.runtime.bundle import Bundle, add_to_bundle, write_bundle
+from glocal.runtime.bundle import Bundle, add_to_bundle, drop_from_bundle, write_bundle
 from glocal.runtime.errors import BundleError, UsageError
 from tiny_model import FIELDS, FILES
 
@@ -235,3 +235,35 @@ def test_adding_replaces_no_file_and_needs_whole_precisions(tiny_bundle: Path) -
     with pytest.raises(BundleError, match=r"no fp16/global\.onnx"):
         add_to_bundle(bundle, {"fp16/local.onnx": b"alone"}, thresholds={"fp16": (0.5, 0.5, 0.5)})
     assert listing(tiny_bundle) == ["fp32", "fp32/global.onnx", "fp32/local.onnx", "manifest.json"]
+
+
+def test_a_precision_can_be_dropped_and_made_anew(tiny_bundle: Path) -> None:
+    before = Bundle.load(tiny_bundle)
+    files = {f"int8/{name}.onnx": FILES[f"fp32/{name}.onnx"] for name in ("global", "local")} | {"int8/note": b"old"}
+    fields = {"thresholds": {"int8": (0.5, 0.5, 0.5)}, "metrics": {"int8": {"mAP": 0.4}}}
+    added = add_to_bundle(before, files, **fields, provenance={"int8_method": "mse"})
+    dropped = drop_from_bundle(added, "int8")
+    assert dropped == Bundle.load(tiny_bundle) == before
+    assert not list((tiny_bundle / "int8").iterdir())
+    again = add_to_bundle(dropped, files | {"int8/note": b"new"}, **fields)
+    assert again.read("int8/note") == b"new"
+
+
+def test_the_manifest_forgets_a_precision_before_its_files_go(tiny_bundle: Path, monkeypatch) -> None:
+    files = {f"int8/{name}.onnx": FILES[f"fp32/{name}.onnx"] for name in ("global", "local")}
+    added = add_to_bundle(Bundle.load(tiny_bundle), files, thresholds={"int8": (0.5, 0.5, 0.5)})
+
+    def fail(self: Path, **options: object) -> None:
+        raise OSError("no power")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(OSError, match="no power"):
+        drop_from_bundle(added, "int8")
+    assert Bundle.load(tiny_bundle).manifest.precisions == ("fp32",)
+
+
+def test_the_only_precision_stays(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    with pytest.raises(BundleError, match="thresholds"):
+        drop_from_bundle(bundle, "fp32")
+    assert Bundle.load(tiny_bundle) == bundle

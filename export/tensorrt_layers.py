@@ -110,10 +110,7 @@ def inspect_engine(library: Library, plan: bytes, name: str, asked: Inspection) 
     """
     trt, log = library.module, log_of(library)
     runtime = trt.Runtime(log.logger)
-    if hasattr(
-        runtime, "engine_host_code_allowed"
-    ):  # a version-compatible plan holds code; this one we built ourselves
-        runtime.engine_host_code_allowed = True
+    runtime.engine_host_code_allowed = True  # a version-compatible plan holds code; this one was built here
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(f"{library.name} cannot open the plan of {name} that it built.", found=log.quote())
@@ -167,8 +164,8 @@ def layer_precision(entry: dict[str, Any]) -> Precision | None:
         return found
     if found := _first(_KERNELS, [str(entry.get("TacticName", ""))]):
         return found
-    tensors = entry.get("Inputs") or []
-    return _first(_TYPES, [str(tensor.get("Format/Datatype", "")) for tensor in tensors if isinstance(tensor, dict)])
+    inputs = [entry for entry in entry.get("Inputs") or [] if isinstance(entry, dict)]
+    return _first(_TYPES, [str(each.get("Format/Datatype", "")) for each in inputs])
 
 
 def _first(patterns: Iterable[tuple[Precision, re.Pattern[str]]], texts: list[str]) -> Precision | None:

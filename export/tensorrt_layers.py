@@ -62,8 +62,8 @@ def inspect_network(trt: Any, network: Any, name: str, precision: Precision, str
         strongly_typed: Whether the types in the network are binding; else every layer is asked for the precision.
 
     Raises:
-        GlocalError: Most convolutions (or, without any, all products) are in another precision; or a layer has Q/DQ on
-            one input only, so that it cannot compute in INT8.
+        GlocalError: The graph is not of the precision, or a layer has Q/DQ on one input only, so that it cannot compute
+            in INT8.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     dequantized = {layer.get_output(0).name for layer in layers if layer.type == trt.LayerType.DEQUANTIZE}
@@ -180,17 +180,17 @@ def _mentions(text: str, layer: str) -> bool:
 
 
 def _check_asked(asked: dict[str, Precision], convolutions: list[str], name: str, precision: Precision) -> None:
-    """Refuse a graph that is hardly of its precision. Some layers may be wider on purpose, such as classifiers."""
-    if precision == "fp32":
-        return
-    watched = convolutions or list(asked)
+    """Refuse a graph that is not of its precision.
+
+    All convolutions of an fp16 graph are half; products may be wider on purpose, as those of classifiers are. Of an
+    int8 graph's convolutions most are quantised: calibration may leave some out, and products, of which there are few.
+    """
+    watched = convolutions if convolutions or precision == "int8" else list(asked)
     others = [layer for layer in watched if asked.get(layer) != precision]
-    # A graph without convolutions may be left unquantised: its products are few.
-    if not watched or (precision == "int8" and not convolutions):
-        return
-    if len(others) > len(watched) / 2 or len(others) == len(watched):
+    allowed = {"fp32": len(watched), "fp16": 0 if convolutions else len(watched) - 1, "int8": len(watched) // 2}
+    if len(others) > allowed[precision]:
         raise GlocalError(
-            f"{name} was asked for in {precision}, but most of its layers are not.",
+            f"{name} was asked for in {precision}, but has layers that are not.",
             found=_listed([f"{layer} ({asked.get(layer, 'of another type')})" for layer in others]),
             fix="Export the bundle again with this precision.",
         )

@@ -37,6 +37,7 @@ def build_plans(
     options: PlanOptions | None = None,
     *,
     timing_cache: Path | None = None,
+    allow: bool = False,
 ) -> list[Plan]:
     """Build the plans of a bundle, both graphs of each precision.
 
@@ -49,6 +50,7 @@ def build_plans(
         precisions: Which precisions.
         options: Sizes, limits and compatibility.
         timing_cache: See `glocal.export.tensorrt.build_plan`.
+        allow: Likewise.
 
     Returns:
         One plan for each precision.
@@ -65,7 +67,7 @@ def build_plans(
         sources(bundle, precision)  # before any long work
     library, device = load_library(backend), gpu()
     check_machine(library, device)
-    return [_build(bundle, library, device, precision, options, timing_cache) for precision in precisions]
+    return [_build(bundle, library, device, precision, options, timing_cache, allow) for precision in precisions]
 
 
 def _build(
@@ -75,6 +77,7 @@ def _build(
     precision: Precision,
     options: PlanOptions,
     timing_cache: Path | None,
+    allow: bool,
 ) -> Plan:
     console = Console(stderr=True)
     wanted: dict[str, object] = {
@@ -95,7 +98,7 @@ def _build(
     for graph in GRAPHS:
         name = graph_path(bundle.manifest, precision, graph)
         built[graph] = build_plan(
-            library, bundle.read(name), name, precision, options, gpu=device, timing_cache=timing_cache
+            library, bundle.read(name), name, precision, options, gpu=device, timing_cache=timing_cache, allow=allow
         )
     info = PlanInfo.model_validate(
         {

@@ -37,9 +37,25 @@ RECEIVERS = {
     },
     "export/tensorrt_progress.py": {"trt": MODULE, "config": "IBuilderConfig"},
     "runtime/backends/tensorrt_api.py": {"module": MODULE},
+    "runtime/backends/tensorrt.py": {"library.module": MODULE},
+    "runtime/backends/tensorrt_engine.py": {
+        "self._trt": MODULE,
+        "runtime": "Runtime",
+        "self._engine": "ICudaEngine",
+        "engine": "ICudaEngine",
+        "context": "IExecutionContext",
+        "self._context": "IExecutionContext",
+        "config": "IRuntimeConfig",
+    },
 }
+SOURCES = sorted(
+    path for pattern in ("export/tensorrt*.py", "runtime/backends/tensorrt*.py") for path in ROOT.glob(pattern)
+)
 # Other expressions with an attribute that TensorRT also has.
-OURS = {"library", "log", "log_of(library)", "device", "bars", "layer.get_output(0).dtype"}
+OURS = {
+    *("library", "log", "log_of(library)", "device", "self._device", "bars", "layer.get_output(0).dtype"),
+    *("array", "like", "images", "outputs", "features", "self", "first", "second"),
+}
 # Names that sources make up at run time, and the versions that must have them.
 MADE_UP = {
     "BuilderFlag": {"FP16": ["tensorrt-8.6.0"], "INT8": ["tensorrt-8.6.0"]},
@@ -56,6 +72,23 @@ MADE_UP = {
     },
     "DataType": dict.fromkeys(("FLOAT", "HALF", "INT8"), tensorrt_names.VERSIONS),
     "ILogger": dict.fromkeys(("WARNING", "ERROR", "INTERNAL_ERROR"), tensorrt_names.VERSIONS),
+}
+# Names behind ``hasattr`` of another name, which come with that one.
+GUARDED_BY = {
+    ("IBuilderConfig", "progress_monitor"): "IProgressMonitor",
+    ("IBuilderConfig", "num_compute_capabilities"): "ComputeCapability",
+    ("IBuilderConfig", "set_compute_capability"): "ComputeCapability",
+    ("ParserError", "node_operator"): "node_name",
+    ("ExecutionContextAllocationStrategy", "USER_MANAGED"): "ExecutionContextAllocationStrategy",
+    ("IExecutionContext", "set_device_memory"): "ExecutionContextAllocationStrategy",
+    ("ICudaEngine", "create_runtime_config"): "CudaGraphStrategy",
+    ("IRuntimeConfig", "set_execution_context_allocation_strategy"): "CudaGraphStrategy",
+    ("IRuntimeConfig", "cuda_graph_strategy"): "CudaGraphStrategy",
+}
+# Names where ``hasattr`` says that another name is not there.
+INSTEAD_OF = {
+    ("ICudaEngine", "device_memory_size"): "device_memory_size_v2",
+    ("ICudaEngine", "create_execution_context_without_device_memory"): "ExecutionContextAllocationStrategy",
 }
 ENUM = {"value"}  # what values of enums have
 
@@ -86,7 +119,8 @@ def guards(source: str) -> set[str]:
     """The names that a source asks for with ``hasattr``."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     asked = [call.args[1] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "hasattr"]
-    return {argument.value for argument in asked if isinstance(argument, ast.Constant)}
+    names = {argument.value for argument in asked if isinstance(argument, ast.Constant)}
+    return {name for name in names if not name.startswith("_")}  # those are of our own objects
 
 
 def test_all_versions_are_listed(versions):
@@ -104,45 +138,44 @@ def test_all_versions_are_listed(versions):
         assert set(names.classes) <= set(make.CLASSES)
 
 
-@pytest.mark.parametrize("path", RECEIVERS)
+def test_every_source_is_looked_at():
+    names = {str(path.relative_to(ROOT)) for path in SOURCES}
+    assert {"export/tensorrt.py", "runtime/backends/tensorrt_api.py"} <= names <= RECEIVERS.keys()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_names_exist_in_every_version_or_are_guarded(path, versions):
-    source = (ROOT / path).read_text()
+    source, receivers = path.read_text(), RECEIVERS[str(path.relative_to(ROOT))]
     known = {member for names in versions for members in names.classes.values() for member in members}
-    found, guarded = used(source, RECEIVERS[path], known), guards(source)
+    found, guarded = used(source, receivers, known), guards(source)
     assert found
     for kind, member in sorted(found):
         asked = (member, None) if kind == MODULE else (kind, member)
         having = [names.version for names in versions if names.has(*asked)]
         assert having, f"no version has {kind}.{member}"
+        others = {GUARDED_BY.get((kind, member)), INSTEAD_OF.get((kind, member))}
         if len(having) < len(versions):
-            assert guarded & {kind, member} or GUARDED_BY.get((kind, member)) in guarded, (
-                f"{kind}.{member}: only {having}"
-            )
+            assert guarded & {kind, member, *others}, f"{kind}.{member}: only {having}"
 
 
-# Names that come with the name that is asked for.
-GUARDED_BY = {
-    ("IBuilderConfig", "progress_monitor"): "IProgressMonitor",
-    ("IBuilderConfig", "num_compute_capabilities"): "ComputeCapability",
-    ("IBuilderConfig", "set_compute_capability"): "ComputeCapability",
-    ("ParserError", "node_operator"): "node_name",
-}
+def offers(names: tensorrt_names.Names, guard: str) -> bool:
+    """Whether ``hasattr`` of a guard is true: of the module, or of a class."""
+    return names.has(guard) if guard in make.CLASSES else any(names.has(kind, guard) for kind in names.classes)
 
 
 def test_names_that_come_together(versions):
-    """A name behind the guard of another one is there wherever that one is."""
-    for (kind, member), guard in GUARDED_BY.items():
-        owner = [name for name in make.CLASSES for names in versions if guard in names.classes.get(name, ())]
-        for names in versions:
-            guarded = names.has(guard) if guard in make.CLASSES else any(names.has(name, guard) for name in owner)
-            assert not guarded or names.has(kind, member), (names.version, kind, member)
+    for names in versions:
+        for (kind, member), guard in GUARDED_BY.items():
+            assert not offers(names, guard) or names.has(kind, member), (names.version, kind, member)
+        for (kind, member), guard in INSTEAD_OF.items():
+            assert offers(names, guard) or names.has(kind, member), (names.version, kind, member)
 
 
-@pytest.mark.parametrize("path", RECEIVERS)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_guards_ask_for_names_that_exist(path, versions):
     everything = set().union(*(names.others | names.classes.keys() for names in versions))
     everything = everything.union(*(members for names in versions for members in names.classes.values()))
-    assert guards((ROOT / path).read_text()) <= everything
+    assert guards(path.read_text()) <= everything
 
 
 @pytest.mark.parametrize("kind", MADE_UP)

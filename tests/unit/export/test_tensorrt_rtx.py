@@ -107,6 +107,31 @@ def test_options_that_rtx_does_not_have_are_refused(build, graphs):
         build(graphs["global"], "fp32", hardware_compatible="ampere_plus")
 
 
+QUANTIZED = """
+<ir_version: 9, opset_import: ["": 18]>
+quantized (uint8[B, 8, 8, 4] image) => (float[B, 4, 8, 8] maps)
+<float scale = {0.05}, int8 zero = {0}, float[4] scales = {0.1, 0.2, 0.3, 0.4}, int8[4] zeros = {0, 0, 0, 0},
+ int8[4, 4, 1, 1] weight = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}>
+{
+  single = Cast <to = 1> (image)
+  planes = Transpose <perm = [0, 3, 1, 2]> (single)
+  q = QuantizeLinear (planes, scale, zero)
+  dq = DequantizeLinear (q, scale, zero)
+  wdq = DequantizeLinear <axis = 0> (weight, scales, zeros)
+  [conv] maps = Conv (dq, wdq)
+}
+"""
+
+
+def test_quantised_layers_are_told_from_those_that_cannot_be(build):
+    model = onnx.parser.parse_model(QUANTIZED)
+    assert build(model.SerializeToString(), "int8").inspection.asked == {"conv": "int8"}
+    model.graph.node[-1].input[0] = "planes"  # weights are quantised, what they are applied to is not
+    with pytest.raises(GlocalError, match="one input of a layer") as caught:
+        build(model.SerializeToString(), "int8")
+    assert caught.value.found == "conv"
+
+
 def test_ctrl_c_stops_a_real_build(build, graphs, monkeypatch):
     steps = []
 

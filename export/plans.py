@@ -92,7 +92,7 @@ def _build(
     digests = sources(bundle, precision)
     kept = _unchanged(bundle, wanted, digests)
     if kept is not None:
-        console.print(f"{kept.path}: kept, nothing changed", highlight=False)
+        console.print(f"{kept.path}: kept, nothing changed", highlight=False, markup=False, soft_wrap=True)
         return kept
     built: dict[str, BuiltPlan] = {}
     for graph in GRAPHS:
@@ -111,7 +111,9 @@ def _build(
     )
     plan = write_plan(bundle, info, {graph: built[graph].data for graph in GRAPHS})
     seconds, size = (sum(getattr(facts, name) for facts in info.graphs.values()) for name in ("seconds", "size"))
-    console.print(f"{plan.path}: built in {seconds:.1f} s, {size / 1e6:.1f} MB", highlight=False)
+    console.print(
+        f"{plan.path}: built in {seconds:.1f} s, {size / 1e6:.1f} MB", highlight=False, markup=False, soft_wrap=True
+    )
     return plan
 
 

@@ -231,14 +231,16 @@ def _attach_timing_cache(library: Library, config: Any, path: Path | None) -> Pa
         return None
     console, log = Console(stderr=True), log_of(library)
     if library.name == "tensorrt_rtx":
-        console.print(f"{path} is not used: TensorRT-RTX has no timing cache.", highlight=False)
+        console.print(
+            f"{path} is not used: TensorRT-RTX has no timing cache.", highlight=False, markup=False, soft_wrap=True
+        )
         return None
     try:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise UsageError(f"{path} cannot be read.", found=str(error), fix="Name a file, or a new one.") from error
     if content and not _accepts(log, config, content):
-        console.print(f"{path} is dropped: {log.quote(1)}", highlight=False)
+        console.print(f"{path} is dropped: {log.quote(1)}", highlight=False, markup=False, soft_wrap=True)
         content = b""
     if not content:
         config.set_timing_cache(config.create_timing_cache(b""), False)

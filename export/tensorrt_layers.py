@@ -208,4 +208,4 @@ def _refuse(what: str, layers: list[str], fix: str, allow: bool) -> None:
     found = ", ".join(layers[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
     if not allow:
         raise GlocalError(what, found=found, fix=fix)
-    Console(stderr=True).print(f"allowed: {what} {found}", highlight=False)
+    Console(stderr=True).print(f"allowed: {what} {found}", highlight=False, markup=False, soft_wrap=True)

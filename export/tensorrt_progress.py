@@ -32,7 +32,7 @@ def run_with_progress(trt: Any, config: Any, build: Callable[[], Any], descripti
     """
     console = Console(stderr=True)
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

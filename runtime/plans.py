@@ -137,7 +137,7 @@ class Plan:
         Raises:
             BundleError: The file is missing, or not the one that was built.
         """
-        fix = rebuild(self.info.library, self.info.precision)
+        fix = rebuild(self.info.library, self.info.precision, self.path.parents[1])
         with open_inside(self.path, f"{graph}.plan", fix) as file:
             data = file.read()
         digest, expected = hashlib.sha256(data).hexdigest(), self.info.graphs[graph].sha256

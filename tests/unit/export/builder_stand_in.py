@@ -19,7 +19,8 @@ def stand_in(version: str, **behaviour: Any) -> Any:
     Args:
         version: One of `tensorrt_names.VERSIONS`.
         **behaviour: ``layers`` of the parsed network, ``errors`` of the parser, ``plan`` (None: the build fails),
-            ``steps``, ``inspector`` (JSON text), ``cache`` (what a timing cache must hold to be accepted).
+            ``steps``, ``inspector`` (JSON text), ``cache`` (what a timing cache must hold to be accepted), ``refusal``
+            (what happens else: ``raise``, ``log`` or ``false``).
     """
     names = tensorrt_names.load(version)
     module: Any = types.ModuleType(names.library)
@@ -106,7 +107,7 @@ class _Builder:
         return self.trt.INetworkDefinition()
 
     def create_builder_config(self) -> Any:
-        return self.trt.IBuilderConfig()
+        return self.trt.IBuilderConfig(self._logger)
 
     def create_optimization_profile(self) -> Any:
         return self.trt.IOptimizationProfile()
@@ -176,6 +177,9 @@ class _Error:
 
 
 class _Config:
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
     def _tell(self, *what: Any) -> None:
         self.trt.told.append(what)
 
@@ -196,13 +200,17 @@ class _Config:
         return True
 
     def create_timing_cache(self, content: bytes) -> Any:
-        if content and content != self.does.get("cache"):
+        stale = content and content != self.does.get("cache")
+        if stale and self.does["refusal"] == "raise":
             raise TypeError("factory function returned nullptr")
+        if stale and self.does["refusal"] == "log":
+            self._logger.log(self.trt.ILogger.WARNING, "[cache.cpp] stale, starting an empty one")
+        self._refused = stale and self.does["refusal"] == "false"
         return self.trt.ITimingCache()
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-        self._tell("set_timing_cache", ignore_mismatch)
-        return True
+        self._tell("set_timing_cache", ignore_mismatch, "refused" if self._refused else "taken")
+        return not self._refused
 
     def get_timing_cache(self) -> Any:
         return self.trt.ITimingCache()

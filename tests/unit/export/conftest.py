@@ -44,3 +44,10 @@ def rtx() -> Library:
         return load_library("tensorrt_rtx")
     except UsageError as error:
         pytest.skip(f"builds nothing: {error.what} ({error.fix})")
+
+
+@pytest.fixture
+def exported(graphs, monkeypatch) -> None:
+    """Exporting takes seconds: graphs that were exported before serve where it is not exporting that is tested."""
+    monkeypatch.setattr("glocal.export.build.export_global", lambda _: graphs["global"])
+    monkeypatch.setattr("glocal.export.build.export_local", lambda _, form: graphs[form])

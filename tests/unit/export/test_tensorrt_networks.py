@@ -21,7 +21,7 @@ NETWORKS = {
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
-def exported(request, rtx) -> dict[str, bytes]:
+def network(request, rtx) -> dict[str, bytes]:
     preset, backbone, size, labels = NETWORKS[request.param]
     classes = tuple(f"label{index}" for index in range(labels))
     torch.manual_seed(0)
@@ -31,10 +31,10 @@ def exported(request, rtx) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("precision", FORMS)
 @pytest.mark.parametrize("graph", ["global", "local"])
-def test_it_builds(exported, rtx, graph, precision):
-    plan = build_plan(rtx, FORMS[precision](exported[graph]), graph, precision, PlanOptions(), gpu=gpu())
-    nodes = onnx.load_from_string(exported[graph]).graph.node
+def test_it_builds(network, rtx, graph, precision):
+    plan = build_plan(rtx, FORMS[precision](network[graph]), graph, precision, PlanOptions(), gpu=gpu())
+    nodes = onnx.load_from_string(network[graph]).graph.node
     working = [node for node in nodes if node.op_type in ("Conv", "MatMul", "Gemm")]
     assert sum(plan.inspection.precisions.values()) == len(working)
     assert plan.inspection.precisions[precision] > len(working) / 2
-    assert len(plan.data) > len(exported[graph]) * {"fp32": 0.9, "fp16": 0.45}[precision]
+    assert len(plan.data) > len(network[graph]) * {"fp32": 0.9, "fp16": 0.45}[precision]

@@ -9,6 +9,7 @@ import typer
 
 from ..export.cli import export
 from ..runtime.cli import main_with_errors, run
+from ..runtime.doctor_cli import doctor
 from ..train.ablate_cli import ablate
 from ..train.cli import evaluate, train
 from ..train.figure_cli import figure
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure.")
 app.add_typer(bench, name="bench")
-for command in (train, evaluate, ablate, figure, export, run):
+for command in (train, evaluate, ablate, figure, export, run, doctor):
     app.command()(command)
 bench.command("selector")(bench_selector)
 bench.command("startup")(startup)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import BundleError, GlocalError, UsageError
+from .files import chunks, open_inside, stage_folder, write_through
 from .manifest import MANIFEST, Manifest, make_manifest, parse_manifest
 
-_CHUNK = 1 << 20
+_FIX = "Name the folder of a bundle; copy the whole bundle again, or export it again."
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Bundle:
         for relative in bundle.manifest.files:
             with bundle._open(relative) as file:
                 digest = hashlib.sha256()
-                for chunk in _chunks(file):
+                for chunk in chunks(file):
                     digest.update(chunk)
             bundle._check_digest(relative, digest.hexdigest())
         return bundle
@@ -71,7 +69,7 @@ class Bundle:
     def _open(self, relative: str) -> BinaryIO:
         if relative not in self.manifest.files:
             raise BundleError(f"{self.path} names no file {relative}.", found=", ".join(self.manifest.files))
-        return _open_inside(self.path, relative)
+        return open_inside(self.path, relative, _FIX)
 
     def _check_digest(self, relative: str, digest: str) -> None:
         expected = self.manifest.files[relative]
@@ -101,42 +99,16 @@ def write_bundle(path: str | os.PathLike[str], files: Mapping[str, bytes | Path]
     target = Path(path).resolve()
     _check_replaceable(target)
     make_manifest({**fields, "files": dict.fromkeys(files, "0" * 64)}, str(target))  # before any work is done
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.new"
-    try:
-        staging.mkdir()
-        digests = {}
-        for relative, content in files.items():
-            (staging / relative).parent.mkdir(parents=True, exist_ok=True)
-            digests[relative] = _write(staging / relative, content)
+    with stage_folder(target) as staging:
+        digests = {relative: write_through(staging / relative, content) for relative, content in files.items()}
         manifest = make_manifest({**fields, "files": digests}, str(target))
-        _write(staging / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
-        for folder, _, _ in os.walk(staging):
-            _sync_folder(folder)
-        _swap(staging, target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        write_through(staging / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
     return Bundle(target, manifest)
 
 
 def _read_manifest(folder: Path) -> Manifest:
-    with _open_inside(folder, MANIFEST) as file:
+    with open_inside(folder, MANIFEST, _FIX) as file:
         return parse_manifest(file.read(), str(folder / MANIFEST))
-
-
-def _open_inside(folder: Path, relative: str) -> BinaryIO:
-    path = folder / relative
-    fix = "Name the folder of a bundle; copy the whole bundle again, or export it again."
-    try:
-        real = path.resolve()
-        if real != folder.resolve() / relative:
-            raise BundleError(f"{path} is a link, or lies behind one.", found=str(real), fix=fix)
-        if not path.is_file():  # a pipe would block
-            raise BundleError(f"{path} cannot be read.", found="no such file", fix=fix)
-        return path.open("rb")
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        raise BundleError(f"{path} cannot be read.", found=str(error), fix=fix) from error
 
 
 def _check_replaceable(target: Path) -> None:
@@ -150,51 +122,3 @@ def _check_replaceable(target: Path) -> None:
             found=error.what,
             fix="Name another folder, or remove this one yourself.",
         ) from error
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK):
-        yield chunk
-
-
-def _write(path: Path, content: bytes | Path) -> str:
-    """Write a file through to the disk; returns its sha256."""
-    digest = hashlib.sha256()
-    with path.open("xb") as file:
-        if isinstance(content, bytes):
-            file.write(content)
-            digest.update(content)
-        else:
-            with content.open("rb") as source:
-                for chunk in _chunks(source):
-                    file.write(chunk)
-                    digest.update(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
-def _swap(new: Path, target: Path) -> None:
-    """Put a finished folder at its place; what stood there goes once the new one is in."""
-    old = new.with_suffix(".old")
-    replaces = target.exists()
-    if replaces:
-        target.rename(old)
-    try:
-        new.rename(target)
-    except BaseException:
-        if replaces:
-            old.rename(target)
-        raise
-    _sync_folder(target.parent)
-    if replaces:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync_folder(folder: str | Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system can
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -87,21 +87,25 @@ def pycuda(host: Host, found: Toolkit, probed: Probed) -> str:
     """For PyCUDA that is missing or broken, where there is a toolkit."""
     if not found.root:
         return "install the CUDA toolkit first"
-    again = "--force-reinstall --no-cache-dir --no-binary pycuda " if probed.state == "broken" else ""
-    parts = [f"`PATH={found.root}/bin:$PATH pip install {again}pycuda`"]
-    if not host.path(f"{found.root}/bin/nvcc").is_file():
+    nvcc = host.path(f"{found.root}/bin/nvcc").is_file()
+    curand = host.path(f"{found.root}/include/curand.h").is_file()
+    again = "--force-reinstall --no-cache-dir " if probed.state == "broken" else ""
+    if nvcc and curand:
+        parts = [f"`PATH={found.root}/bin:$PATH pip install {again}pycuda`"]
+    else:
+        options = f"--cuda-root={found.root}{'' if curand else ' --no-cuda-enable-curand'}"
         parts = [
-            f"PyCUDA's build looks for nvcc, and there is none in {found.root}/bin: unpack its source package and run "
-            f"`{host.python} configure.py --cuda-root={found.root} && pip install .` in it"
+            "`pip download --no-deps --no-binary pycuda pycuda && tar xzf pycuda-*.tar.gz && cd pycuda-*/ && "
+            f"{host.python} configure.py {options} && pip install {again}.`"
         ]
-    elif found.nvcc and not found.nvcc_fits:
-        parts.append(f"{found.nvcc} is a wrapper: without that PATH the build ends with `fatal error: cuda.h`")
+    if found.nvcc and not found.nvcc_fits:
+        parts.append(f"{found.nvcc} is a wrapper: a plain pip install ends with `fatal error: cuda.h`")
     major, minor = host.python_version
     compilers = host.which("g++") or host.which("c++")
     headers = any(host.path(f"{folder}/include/python{major}.{minor}/Python.h").is_file() for folder in _prefixes(host))
     if not compilers or not headers:
-        parts.insert(0, f"`sudo apt install build-essential python{major}.{minor}-dev`, then")
-    return " ".join(parts) if len(parts) == 1 or parts[0].endswith("then") else "; ".join(parts)
+        parts[0] = f"`sudo apt install build-essential python{major}.{minor}-dev`, then {parts[0]}"
+    return "; ".join(parts)
 
 
 def package(name: str, probed: Probed) -> str:

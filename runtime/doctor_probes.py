@@ -92,9 +92,9 @@ def cuda() -> dict[str, Any]:
         return {"error": "absent", "reason": str(error)}
     driver, count = ctypes.c_int(), ctypes.c_int()
     library.cuDriverGetVersion(ctypes.byref(driver))
-    error = library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count))
-    if error:
-        return {"error": error, "driver": driver.value}
+    result = library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count))
+    if result:
+        return {"error": result, "driver": driver.value}
     gpus = []
     for index in range(count.value):
         device, name, size = ctypes.c_int(), ctypes.create_string_buffer(100), ctypes.c_size_t()
@@ -154,9 +154,7 @@ def tensorrt(name: str, gpu: str) -> dict[str, Any]:
 
 def pycuda(gpu: str) -> dict[str, Any]:
     """Import PyCUDA and allocate in the primary context; facts: version, cuda (what it was compiled with)."""
-    import pycuda as package
-    import pycuda.driver as driver
-
+    package, driver = importlib.import_module("pycuda"), importlib.import_module("pycuda.driver")
     facts = {"version": package.VERSION_TEXT, "cuda": ".".join(str(part) for part in driver.get_version()[:2])}
     if gpu == "gpu":
         driver.init()

@@ -45,6 +45,11 @@ WITH_GPU = {
     "tensorrt tensorrt_rtx gpu": missing("tensorrt_rtx"),
     "pycuda gpu": missing("pycuda"),
 }
+ORIN_ANSWERS = {
+    **WITH_GPU,
+    "cuda": gpu("Orin", "8.7", 12060),
+    "/usr/sbin/nvpmodel -q": Ran(0, "NV Power Mode: MAXN_SUPER\n2\n"),
+}
 
 
 def make_host(root: Path, files: dict[str, str], answers: dict[str, Ran], **settings: Any) -> Host:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fake_host import BARE, WITH_GPU, answer, gpu, make_host, missing
+from fake_host import BARE, ORIN_ANSWERS, WITH_GPU, answer, gpu, make_host, missing
 from glocal.runtime.doctor import examine
 from glocal.runtime.doctor_host import Ran
 
@@ -40,14 +40,10 @@ ORIN = {
     "/proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd asimdhp asimddp\n",
     "/usr/sbin/nvpmodel": "",
     "/usr/local/cuda-12.6/include/cuda.h": "#define CUDA_VERSION 12060\n",
+    "/usr/local/cuda-12.6/include/curand.h": "",
     "/usr/local/cuda-12.6/bin/nvcc": "",
     "/usr/bin/g++": "",
     "/usr/include/python3.10/Python.h": "",
-}
-ORIN_ANSWERS = {
-    **WITH_GPU,
-    "cuda": gpu("Orin", "8.7", 12060),
-    "/usr/sbin/nvpmodel -q": Ran(0, "NV Power Mode: MAXN_SUPER\n2\n"),
 }
 JETPACK_6 = {"architecture": "aarch64", "python_version": (3, 10)}
 
@@ -117,6 +113,7 @@ def test_a_cuda_12_server_without_pycuda_whose_nvcc_is_a_wrapper(tmp_path):
         **COMPILER,
         "/usr/local/bin/nvcc": "",
         "/usr/local/cuda-12.4/include/cuda.h": CUDA_12_4,
+        "/usr/local/cuda-12.4/include/curand.h": "",
         "/usr/local/cuda-12.4/bin/nvcc": "",
         "/usr/local/cuda-9.2/include/cuda.h": "#define CUDA_VERSION 9020\n",
     }
@@ -133,7 +130,7 @@ def test_pycuda_without_a_compiler_and_without_nvcc(tmp_path):
     files = {"/usr/local/cuda/include/cuda.h": CUDA_12_4}
     fix = lines(make_host(tmp_path, files, SERVER))[1]["pycuda"].fix
     assert fix.startswith("`sudo apt install build-essential python3.11-dev`, then ")
-    assert "configure.py --cuda-root=/usr/local/cuda " in fix
+    assert "configure.py --cuda-root=/usr/local/cuda --no-cuda-enable-curand" in fix
 
 
 @pytest.mark.parametrize(("driver", "package"), [(12040, "tensorrt-cu12"), (13020, "tensorrt-cu13")])

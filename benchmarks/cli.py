@@ -13,6 +13,7 @@ from ..runtime.doctor_cli import doctor
 from ..train.ablate_cli import ablate
 from ..train.cli import evaluate, train
 from ..train.figure_cli import figure
+from .engines import engines
 from .selector import main as bench_selector
 from .startup import startup
 
@@ -26,6 +27,7 @@ bench = typer.Typer(no_args_is_help=True, help="Measure.")
 app.add_typer(bench, name="bench")
 for command in (train, evaluate, ablate, figure, export, run, doctor):
     app.command()(command)
+bench.command("engines")(engines)
 bench.command("selector")(bench_selector)
 bench.command("startup")(startup)
 

@@ -20,3 +20,7 @@ def main() -> None:
         print("  fix:   `glocal doctor` says what is missing", file=sys.stderr)
         sys.exit(1)
     commands()
+
+
+if __name__ == "__main__":
+    main()

@@ -200,7 +200,7 @@ def _gpu(this: Machine, probed: Probed) -> Check:
         return Check("gpu", "note", "no NVIDIA GPU and no driver: TensorRT is of no use here", facts=facts)
     if error == "absent":
         return Check("gpu", "missing", f"no driver: {facts['reason']}", fixes.driver(this, "absent"), facts)
-    version = f"driver for CUDA {facts['driver'] // 1000}.{facts['driver'] % 1000 // 10}"
+    version = f"driver {this.driver}".strip() + f" for CUDA {facts['driver'] // 1000}.{facts['driver'] % 1000 // 10}"
     if error or not facts["gpus"]:
         code = error or 100
         return Check("gpu", "broken", f"{version}, does not start: CUresult {code}", fixes.driver(this, code), facts)

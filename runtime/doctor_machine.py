@@ -56,6 +56,7 @@ class Machine:
         power_mode: As ``nvpmodel -q`` names it.
         nvidia_device: Whether an NVIDIA GPU is to be seen on the PCI bus or in a Jetson.
         libcuda: Folder of the driver's library, empty where none was found.
+        driver: Version of the kernel's driver, such as ``550.54.15``.
     """
 
     architecture: str
@@ -68,6 +69,7 @@ class Machine:
     power_mode: str
     nvidia_device: bool
     libcuda: str
+    driver: str = ""
 
     @property
     def jetson(self) -> bool:
@@ -114,6 +116,7 @@ def machine(host: Host) -> Machine:
         power_mode=power_mode(host),
         nvidia_device=bool(l4t) or "jetson" in board.lower() or _on_pci(host),
         libcuda=next((folder for folder in _DRIVER_FOLDERS if host.path(f"{folder}/libcuda.so.1").exists()), ""),
+        driver=_driver(host),
     )
 
 
@@ -151,6 +154,11 @@ def _l4t(host: Host) -> str:
 def _jetpack(l4t: str) -> str:
     """The JetPack of a release, or only its major version where the release is not listed."""
     return JETPACKS.get(l4t) or JETPACKS.get(l4t.split(".")[0], "")
+
+
+def _driver(host: Host) -> str:
+    found = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", host.read("/proc/driver/nvidia/version") + " ")
+    return found[1] if found else ""
 
 
 def _os_name(host: Host) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..export.cli import export
+from ..export.cli import ListCommand, export, verify
 from ..runtime.cli import main_with_errors, run
 from ..runtime.doctor_cli import doctor
 from ..train.ablate_cli import ablate
@@ -25,9 +25,11 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure.")
 app.add_typer(bench, name="bench")
-for command in (train, evaluate, ablate, figure, export, run, doctor):
+for command in (train, evaluate, ablate, figure, run, doctor):
     app.command()(command)
-bench.command("engines")(engines)
+app.command(cls=ListCommand)(export)
+app.command(cls=ListCommand)(verify)
+bench.command("engines", cls=ListCommand)(engines)
 bench.command("selector")(bench_selector)
 bench.command("startup")(startup)
 

@@ -113,11 +113,8 @@ def bench_engines(
                     case.predict(next(_chunks(paths, batch)))
                     case.first_ms = case.first_ms or (time.perf_counter() - start) * 1e3
                 cases.append(case)
-            except GlocalError as error:
-                reason = " ".join(part for part in (error.what, error.found) if part)
-                report["skipped"].append(
-                    {"backend": backend, "precision": precision, "reason": reason, "fix": error.fix}
-                )
+            except Exception as error:  # what a broken library raises must not end the others' run
+                report["skipped"].append({"backend": backend, "precision": precision, **_reason(error)})
         if not cases:
             reasons = "; ".join(f"{row['backend']} {row['precision']}: {row['reason']}" for row in report["skipped"])
             raise GlocalError("No engine of the bundle can run here.", found=reasons, fix="see `glocal doctor`")
@@ -126,6 +123,12 @@ def bench_engines(
     report |= {"busy_after": busy_share(), "load_average_after": load_average()}
     report["loaded"] = any((report[name] or 0) > BUSY for name in ("busy_before", "busy_after"))
     return report
+
+
+def _reason(error: Exception) -> dict[str, str]:
+    if isinstance(error, GlocalError):
+        return {"reason": " ".join(part for part in (error.what, error.found) if part), "fix": error.fix}
+    return {"reason": f"{type(error).__name__}: {error}", "fix": "see `glocal doctor`"}
 
 
 def _time(cases: Sequence[_Case], paths: Sequence[Path], batch: int, rounds: int) -> list[dict[str, Any]]:

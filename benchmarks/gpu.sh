@@ -91,9 +91,11 @@ fi
     "$PYTHON" -m pytest -q -p no:cacheprovider tests/gpu --junitxml "$OUT/tests-gpu.xml"
 
 "$PYTHON" - "$WORK" "$OUT" "$REPO" << 'PY'
-import json, pathlib, sys
+import json, os, pathlib, sys
 
 work, out, repo = map(pathlib.Path, sys.argv[1:])
+given = [(os.environ.get(name), name) for name in ("BUNDLE", "CHECKPOINT", "PYTHON")]
+folders = [(out, "OUT"), (work, "WORK"), (repo, "REPO"), (pathlib.Path.home(), "~"), *given]
 
 
 def read(path):
@@ -104,8 +106,8 @@ def read(path):
 
 
 def clean(text):  # what is kept names no folder of the machine
-    for folder, name in ((out, "OUT"), (work, "WORK"), (repo, "REPO"), (pathlib.Path.home(), "~")):
-        text = text.replace(str(folder), name)
+    for folder, name in sorted(folders, key=lambda pair: -len(str(pair[0]))):
+        text = text.replace(str(folder), name) if folder and len(str(folder)) > 1 else text
     return text
 
 

@@ -35,6 +35,8 @@ def test_what_cannot_run_is_skipped_with_its_reason(tiny_bundle, monkeypatch):
 
     def only_one(path, backend, precision, threads):
         if backend == "other":
+            if precision == "int8":
+                raise OSError("libother.so.1")  # not an error of ours
             raise UsageError("other is not installed.", fix="pip install other")
         return load(path, backend, precision, threads)
 
@@ -46,6 +48,7 @@ def test_what_cannot_run_is_skipped_with_its_reason(tiny_bundle, monkeypatch):
     assert set(skipped) == {("other", "fp32"), ("other", "int8"), ("onnxruntime", "int8")}
     assert skipped["other", "fp32"]["reason"] == "other is not installed."
     assert skipped["other", "fp32"]["fix"] == "pip install other"
+    assert skipped["other", "int8"]["reason"] == "OSError: libother.so.1"
     with pytest.raises(GlocalError, match="other is not installed"):
         engines.bench_engines(tiny_bundle, ["other"], rounds=1)
 

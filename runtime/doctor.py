@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +13,20 @@ from . import __version__
 from . import doctor_fixes as fixes
 from .doctor_host import Host, Probed
 from .doctor_machine import INT8_INSTRUCTIONS, Machine, Toolkit, machine, toolkit
-from .doctor_probes import GPU_PROVIDERS
 
 State = Literal["ok", "missing", "broken", "note"]
 # What each backend needs, by the names of checks.
 _COMMON = ("python", "numpy", "pydantic", "images", "selector")
 BACKENDS = {
     "onnxruntime": (*_COMMON, "onnxruntime"),
+    "onnxruntime-cuda": (*_COMMON, "onnxruntime", "gpu", "onnxruntime-cuda"),
+    "onnxruntime-tensorrt": (*_COMMON, "onnxruntime", "gpu", "onnxruntime-tensorrt"),
     "tensorrt": (*_COMMON, "gpu", "pycuda", "tensorrt"),
     "tensorrt_rtx": (*_COMMON, "gpu", "pycuda", "tensorrt_rtx"),
 }
+
+# Backends that are a provider of ONNX Runtime.
+PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,9 @@ def examine(host: Host, bundle: Path | None = None) -> Report:
         pycuda = pool.submit(host.probe, "pycuda", has)
         runtime = modules["onnxruntime"].result()
         providers = {
-            name: pool.submit(host.probe, "onnxruntime", name)
-            for name in runtime.facts.get("providers", ())
-            if name in GPU_PROVIDERS and has == "gpu"
+            name: pool.submit(host.probe, "onnxruntime", provider)
+            for name, provider in PROVIDERS.items()
+            if has == "gpu" and provider in runtime.facts.get("providers", ())
         }
         checks = [
             _python(host),
@@ -104,19 +108,26 @@ def examine(host: Host, bundle: Path | None = None) -> Report:
             *(_package(name, modules[name].result()) for name in names),
             _images(modules["images"].result()),
             _selector(modules["selector"].result()),
-            _onnxruntime(runtime, {name: probed.result() for name, probed in providers.items()}),
+            _onnxruntime(runtime),
             gpu,
+            *(_provider(this, gpu, runtime, name, providers.get(name)) for name in PROVIDERS),
             _toolkit(this, host, found, gpu, pycuda.result()),
             _pycuda(host, found, gpu, pycuda.result()),
             *(_tensorrt(this, host, gpu, name, probed.result()) for name, probed in libraries.items()),
         ]
     if bundle is not None:
-        from .doctor_bundle import bundle_checks  # pydantic may be missing
-
-        checks += bundle_checks(bundle, {check.name: check for check in checks})
+        checks += _bundle(bundle, {check.name: check for check in checks})
     good = {check.name for check in checks if check.state == "ok"}
     backends = {name: tuple(need for need in needs if need not in good) for name, needs in BACKENDS.items()}
     return Report(tuple(checks), backends)
+
+
+def _bundle(bundle: Path, checks: Mapping[str, Check]) -> list[Check]:
+    if checks["pydantic"].state != "ok":
+        return [Check("bundle", "note", "not looked at, because its manifest cannot be read without pydantic")]
+    from .doctor_bundle import bundle_checks
+
+    return bundle_checks(bundle, checks)
 
 
 def _python(host: Host) -> Check:
@@ -176,19 +187,23 @@ def _selector(probed: Probed) -> Check:
     return Check("selector", "ok", f"{found}, its cache can be written", facts=probed.facts)
 
 
-def _onnxruntime(probed: Probed, providers: Mapping[str, Probed]) -> Check:
+def _onnxruntime(probed: Probed) -> Check:
     if probed.state != "ok":
         return Check("onnxruntime", probed.state, probed.why, fixes.package("onnxruntime", probed))
-    works = [name for name in probed.facts["providers"] if name not in providers or providers[name].state == "ok"]
-    broken = {name: tried.why for name, tried in providers.items() if tried.state != "ok"}
-    works = [name for name in works if name not in GPU_PROVIDERS or name in providers]
-    found = f"{probed.facts['version']}, {', '.join(works)}"
-    facts = {"version": probed.facts["version"], "providers": works, "broken": broken}
-    if broken:
-        found += "; " + "; ".join(f"{name}: {why}" for name, why in broken.items())
-        fix = "the CPU works; for the GPU install the CUDA and cuDNN that this onnxruntime-gpu was built for"
-        return Check("onnxruntime", "ok", found, fix, facts)
-    return Check("onnxruntime", "ok", found, facts=facts)
+    return Check("onnxruntime", "ok", f"{probed.facts['version']} on the CPU", facts=probed.facts)
+
+
+def _provider(this: Machine, gpu: Check, runtime: Probed, name: str, tried: Future[Probed] | None) -> Check:
+    if runtime.state != "ok" or gpu.state != "ok":
+        return Check(name, "note", "needs onnxruntime-gpu and an NVIDIA GPU")
+    if tried is None:
+        fix = "" if this.jetson else "`pip uninstall -y onnxruntime && pip install onnxruntime-gpu`"
+        return Check(name, "note", f"this onnxruntime is built without {PROVIDERS[name]}", fix)
+    if tried.result().state != "ok":
+        needs = "TensorRT, CUDA and cuDNN" if name == "onnxruntime-tensorrt" else "CUDA and cuDNN"
+        fix = f"install the {needs} that onnxruntime-gpu {runtime.facts['version']} is built for, and add them to "
+        return Check(name, "broken", tried.result().why, f"{fix}LD_LIBRARY_PATH")
+    return Check(name, "ok", f"{PROVIDERS[name]} runs")
 
 
 def _gpu(this: Machine, probed: Probed) -> Check:

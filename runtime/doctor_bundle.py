@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .bundle import Bundle
 from .errors import GlocalError
-from .plans import find_plan, list_plans
+from .plans import PLANS, find_plan, list_plans
 
 if TYPE_CHECKING:
     from .backends.tensorrt_api import Backend
@@ -47,12 +47,19 @@ def bundle_checks(path: Path, machine: Mapping[str, Check]) -> list[Check]:
                 checks.append(Check(name, "ok", plan.path.name))
             except GlocalError as error:
                 checks.append(Check(name, "missing", error.found or error.what, error.fix))
+            except OSError as error:
+                checks.append(Check(name, "broken", str(error), f"let this user read {bundle.path / PLANS}"))
     if len(checks) == 1:
-        names = [found.path.name for found in list_plans(bundle) if not isinstance(found, GlocalError)]
-        checks.append(
-            Check("plans", "note", f"no TensorRT here to run a plan; there are: {', '.join(names) or 'none'}")
-        )
+        checks.append(Check("plans", "note", f"no TensorRT here to run a plan; there are: {_names(bundle)}"))
     return checks
+
+
+def _names(bundle: Bundle) -> str:
+    try:
+        names = [plan.path.name for plan in list_plans(bundle) if not isinstance(plan, GlocalError)]
+    except OSError as error:
+        return str(error)
+    return ", ".join(names) or "none"
 
 
 def _numbers(capability: str) -> tuple[int, int]:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 from fake_host import BARE, ORIN_ANSWERS, WITH_GPU, answer, gpu, make_host, missing
-from glocal.runtime.doctor import examine
+from glocal.runtime.backends import BACKENDS as RUNTIME_BACKENDS
+from glocal.runtime.doctor import BACKENDS, examine
 from glocal.runtime.doctor_host import Ran
 
 COMPILER = {"/usr/bin/g++": "", "/usr/include/python3.11/Python.h": ""}
@@ -183,18 +184,35 @@ def test_a_driver_that_does_not_start(error, fix, tmp_path):
     assert fix in check["gpu"].fix
 
 
-def test_a_provider_of_onnxruntime_that_falls_back(tmp_path):
-    why = "CUDAExecutionProvider cannot be loaded, ONNX Runtime falls back to CPUExecutionProvider"
-    providers = ["CPUExecutionProvider", "CUDAExecutionProvider"]
+def test_providers_of_onnxruntime(tmp_path):
+    why = "TensorrtExecutionProvider cannot be loaded, ONNX Runtime falls back to CPUExecutionProvider"
+    providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    version = "1.31.1"
     answers = {
         **SERVER,
-        "onnxruntime": answer(version="1.31.1", providers=providers),
-        "onnxruntime CUDAExecutionProvider": answer("broken", why),
+        "onnxruntime": answer(version=version, providers=providers),
+        "onnxruntime CUDAExecutionProvider": answer(version=version, providers=providers),
+        "onnxruntime TensorrtExecutionProvider": answer("broken", why),
     }
     report, check = lines(make_host(tmp_path, {}, answers))
-    assert check["onnxruntime"].facts["providers"] == ["CPUExecutionProvider"]
-    assert "falls back" in check["onnxruntime"].found
-    assert report.backends["onnxruntime"] == ()
+    assert report.backends["onnxruntime"] == report.backends["onnxruntime-cuda"] == ()
+    assert report.backends["onnxruntime-tensorrt"] == ("onnxruntime-tensorrt",)
+    assert "falls back" in check["onnxruntime-tensorrt"].found
+    assert "built for" in check["onnxruntime-tensorrt"].fix
+    report, check = lines(make_host(tmp_path, {}, SERVER))
+    assert report.backends["onnxruntime-cuda"] == ("onnxruntime-cuda",)
+    assert "pip install onnxruntime-gpu" in check["onnxruntime-cuda"].fix
+
+
+def test_every_backend_of_the_runtime_is_judged():
+    assert set(BACKENDS) == set(RUNTIME_BACKENDS)
+
+
+def test_a_bundle_is_not_looked_at_without_pydantic(tmp_path):
+    host = make_host(tmp_path, {}, {**BARE, "module pydantic": missing("pydantic")})
+    report = examine(host, tmp_path)
+    assert [(check.name, check.state) for check in report.checks][-1] == ("bundle", "note")
+    assert not report.ready
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,17 @@ def test_a_damaged_plan_does_not_fit(tmp_path, tiny_bundle):
     assert "glocal export" in check.fix
 
 
+def test_plans_that_this_user_may_not_read(tmp_path, tiny_bundle, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("plans: Permission denied")
+
+    monkeypatch.setattr("glocal.runtime.doctor_bundle.find_plan", refuse)
+    monkeypatch.setattr("glocal.runtime.doctor_bundle.list_plans", refuse)
+    check = examined(tmp_path, tiny_bundle, ANSWERS)["tensorrt fp32 plan"]
+    assert (check.state, check.found) == ("broken", "plans: Permission denied")
+    assert "Permission denied" in examined(tmp_path, tiny_bundle, BARE)["plans"].found
+
+
 def test_without_tensorrt_the_plans_are_only_listed(tmp_path, tiny_bundle):
     add_plan(tiny_bundle)
     check = examined(tmp_path, tiny_bundle, BARE)["plans"]

@@ -18,7 +18,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError, UsageError
 from ..runtime.manifest import MANIFEST, Precision
 from ..runtime.plans import Plan, PlanOptions, list_plans, record_verification
-from .compare import check
+from .compare import check, summary
 from .extend import Comparison, add_half, real_images, verify_bundle
 from .plans import build_plans
 
@@ -69,7 +69,8 @@ def export_bundle(
     if "fp16" in precisions and "fp16" not in bundle.manifest.precisions:
         real, origin = _images_for(source if not is_bundle else None, images)
         bundle = add_half(bundle, real, allow=allow)
-        Console(stderr=True).print(f"{bundle.path}: fp16 graphs verified on {origin}", highlight=False)
+        report = summary(bundle.manifest.verification["fp16"])
+        Console(stderr=True).print(f"{bundle.path}: fp16 graphs verified on {origin}, {report}", highlight=False)
     if "int8" in precisions and "int8" not in bundle.manifest.precisions:
         raise UsageError(
             f"{bundle.path} has no int8 graphs, which need calibration",

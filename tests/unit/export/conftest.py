@@ -24,3 +24,10 @@ def model() -> GlocalNet:
 def graphs(model) -> dict[str, bytes]:
     """Its graphs in fp32: ``global``, and the local one in both forms, ``operator`` and ``matmul``."""
     return {"global": export_global(model)} | {form: export_local(model, form) for form in ("operator", "matmul")}
+
+
+@pytest.fixture
+def exported(graphs, monkeypatch) -> None:
+    """Exporting takes seconds: graphs that were exported before serve where it is not exporting that is tested."""
+    monkeypatch.setattr("glocal.export.build.export_global", lambda _: graphs["global"])
+    monkeypatch.setattr("glocal.export.build.export_local", lambda _, form: graphs[form])

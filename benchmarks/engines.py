@@ -46,6 +46,7 @@ class _Case:
     pipeline: Pipeline
     load_s: float
     first_ms: float = 0.0
+    batches: list[int] = field(default_factory=list)  # those that it can run
     seen: list[tuple[dict[str, float], int]] = field(default_factory=list)  # of each call: its timings, its boxes
 
     @property
@@ -87,7 +88,8 @@ def bench_engines(
         The report that ``--json`` writes. ``results``: per case and batch the milliseconds of a call (``p50_ms``,
         ``p90_ms``, ``p99_ms``), ``images_per_s`` at the median, ``stages`` (ms of one image's share), ``boxes`` (mean
         per image), ``ratio`` to the first case (median of the rounds' ratios, with p10 and p90). ``skipped``: cases
-        that cannot run here, with the reason. ``loaded``: whether other programs took more than a tenth of the cores.
+        and batches that cannot run here, with the reason. ``loaded``: whether other programs took more than a tenth of
+        the cores.
 
     Raises:
         UsageError: A backend or precision has no such name.
@@ -104,22 +106,31 @@ def bench_engines(
         report["images"] = f"{len(paths)} given" if images else f"{len(paths)} generated JPEG, {_SIZE[1]}x{_SIZE[0]}"
         cases = []
         for backend, precision in wanted:
+            name = {"backend": backend, "precision": precision}
             start = time.perf_counter()
             try:
                 pipeline = stack.enter_context(Pipeline.load(bundle, backend, precision, threads))
-                case = _Case(backend, precision, pipeline, time.perf_counter() - start)
-                for batch in batches:  # a batch that a plan was not built for shows here, before any time is taken
-                    start = time.perf_counter()
-                    case.predict(next(_chunks(paths, batch)))
-                    case.first_ms = case.first_ms or (time.perf_counter() - start) * 1e3
-                cases.append(case)
             except Exception as error:  # what a broken library raises must not end the others' run
-                report["skipped"].append({"backend": backend, "precision": precision, **_reason(error)})
-        if not cases:
-            reasons = "; ".join(f"{row['backend']} {row['precision']}: {row['reason']}" for row in report["skipped"])
-            raise GlocalError("No engine of the bundle can run here.", found=reasons, fix="see `glocal doctor`")
+                report["skipped"] += [{**name, "batch": batch, **_reason(error)} for batch in batches]
+                continue
+            case = _Case(backend, precision, pipeline, time.perf_counter() - start)
+            for batch in batches:
+                start = time.perf_counter()
+                try:
+                    case.predict(next(_chunks(paths, batch)))
+                except Exception as error:  # too little memory for this batch, say
+                    report["skipped"].append({**name, "batch": batch, **_reason(error)})
+                    continue
+                case.first_ms = case.first_ms or (time.perf_counter() - start) * 1e3
+                case.batches.append(batch)
+            cases.append(case)
         for batch in batches:
-            report["results"] += _time(cases, paths, batch, rounds)
+            report["results"] += _time([case for case in cases if batch in case.batches], paths, batch, rounds)
+        if not report["results"]:
+            reasons = {f"{row['backend']} {row['precision']}: {row['reason']}": None for row in report["skipped"]}
+            raise GlocalError(
+                "No engine of the bundle can run here.", found="; ".join(reasons), fix="see `glocal doctor`"
+            )
     report |= {"busy_after": busy_share(), "load_average_after": load_average()}
     report["loaded"] = any((report[name] or 0) > BUSY for name in ("busy_before", "busy_after"))
     return report
@@ -132,6 +143,8 @@ def _reason(error: Exception) -> dict[str, str]:
 
 
 def _time(cases: Sequence[_Case], paths: Sequence[Path], batch: int, rounds: int) -> list[dict[str, Any]]:
+    if not cases:
+        return []
     calls: dict[str, Callable[[], None]] = {}
     for case in cases:
         case.seen.clear()
@@ -230,7 +243,8 @@ def print_report(report: dict[str, Any]) -> None:
         )
     console.print(table)
     for row in report["skipped"]:
-        console.print(f"skipped {row['backend']} {row['precision']}: {row['reason']}", markup=False)
+        text = f"skipped {row['backend']} {row['precision']} batch {row['batch']}: {row['reason']}"
+        console.print(text, markup=False)
     if report["loaded"]:
         shares = f"{report['busy_before']} before, {report['busy_after']} after"
         console.print(

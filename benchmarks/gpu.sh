@@ -13,7 +13,7 @@
 #   BACKBONE SIZE LABELS PRESET   of the random weights [resnet101 448 80 glocal]
 #   PYTHON            interpreter                      [python3]
 #   WORK              folder for bundle and logs       [a new one, removed at the end]
-#   LIMIT             seconds for everything           [460]
+#   LIMIT             seconds for everything           [460]; a small Jetson builds longer than that
 set -uo pipefail
 OUT=${1:?usage: benchmarks/gpu.sh OUT}
 REPO=$(cd "$(dirname "$0")/.." && pwd)
@@ -59,35 +59,35 @@ mapfile -t backends < <(options --backend "$BACKENDS")
 
 bundle=$WORK/bundle
 rm -rf "$bundle"
-step doctor 90 60 bash -c '"$@" > "$0"' "$OUT/doctor.json" "${glocal[@]}" doctor --json
+step doctor $((LIMIT / 5)) 60 bash -c '"$@" > "$0"' "$OUT/doctor.json" "${glocal[@]}" doctor --json
 if [ -n "${BUNDLE:-}" ]; then
-    step copy 30 60 cp -r "$BUNDLE" "$bundle"
+    step copy $((LIMIT / 10)) 60 cp -r "$BUNDLE" "$bundle"
 else
     if [ -z "${CHECKPOINT:-}" ]; then
         CHECKPOINT=$WORK/run
-        step weights 60 60 "$PYTHON" -m glocal.benchmarks.random_model "$CHECKPOINT" \
+        step weights $((LIMIT / 5)) 60 "$PYTHON" -m glocal.benchmarks.random_model "$CHECKPOINT" \
             --backbone "$BACKBONE" --image-size "$SIZE" --labels "$LABELS" --preset "$PRESET"
     fi
-    step export 180 60 "${glocal[@]}" export "$CHECKPOINT" --out "$bundle" "${precisions[@]}"
+    step export $((LIMIT * 2 / 5)) 60 "${glocal[@]}" export "$CHECKPOINT" --out "$bundle" "${precisions[@]}"
 fi
 if [ -d "$bundle" ]; then
     for backend in $BACKENDS; do
         case $backend in
             tensorrt | tensorrt_rtx)
                 for precision in $PRECISIONS; do
-                    step "plan-$backend-$precision" 150 100 "${glocal[@]}" export "$bundle" \
+                    step "plan-$backend-$precision" $((LIMIT / 3)) 100 "${glocal[@]}" export "$bundle" \
                         --backend "$backend" --precision "$precision" --max-batch "$MAX_BATCH"
                 done ;;
         esac
     done
-    step engines 150 30 "${glocal[@]}" bench engines "$bundle" "${backends[@]}" --rounds "$ROUNDS" \
+    step engines $((LIMIT / 3)) 30 "${glocal[@]}" bench engines "$bundle" "${backends[@]}" --rounds "$ROUNDS" \
         --batch 1 --batch "$MAX_BATCH" --json "$OUT/engines.json"
     for backend in $BACKENDS; do
-        step "verify-$backend" 90 10 "${glocal[@]}" verify "$bundle" --backend "$backend" "${precisions[@]}" \
+        step "verify-$backend" $((LIMIT / 5)) 10 "${glocal[@]}" verify "$bundle" --backend "$backend" "${precisions[@]}" \
             --json "$WORK/verify/$backend.json"
     done
 fi
-[ -d "$REPO/tests/gpu" ] && step tests-gpu 90 5 env -C "$REPO" GLOCAL_BUNDLE="$bundle" \
+[ -d "$REPO/tests/gpu" ] && step tests-gpu $((LIMIT / 5)) 5 env -C "$REPO" GLOCAL_BUNDLE="$bundle" \
     "$PYTHON" -m pytest -q -p no:cacheprovider tests/gpu --junitxml "$OUT/tests-gpu.xml"
 
 "$PYTHON" - "$WORK" "$OUT" "$REPO" << 'PY'

@@ -22,12 +22,12 @@ BUSY = 0.1
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_facts(host: Host | None = None) -> dict[str, Any]:
     """Processor, cores, GPUs, versions, commit, date and load, ready for JSON; no host name and no path.
 
     A Jetson adds its board, JetPack and power mode. What cannot be found out is left out.
     """
-    host = Host()
+    host = host or Host()
     this = machine(host)
     cuda = host.probe("cuda").facts if this.nvidia_device or this.libcuda else {}
     facts = {

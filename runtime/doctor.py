@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from . import __version__
 from . import doctor_fixes as fixes
-from .doctor_host import Host, Probed
+from .doctor_host import Host, Probed, kill_running
 from .doctor_machine import INT8_INSTRUCTIONS, Machine, Toolkit, machine, toolkit
 
 State = Literal["ok", "missing", "broken", "note"]
@@ -84,42 +84,51 @@ def examine(host: Host, bundle: Path | None = None) -> Report:
         host: The machine.
         bundle: Folder of a bundle.
     """
-    this = machine(host)
-    found = toolkit(host)
     with ThreadPoolExecutor(4) as pool:
-        cuda = pool.submit(host.probe, "cuda")
-        names = ("numpy", "pydantic")
-        modules = {name: pool.submit(host.probe, "module", name) for name in names}
-        modules |= {name: pool.submit(host.probe, name) for name in ("images", "selector", "onnxruntime")}
-        gpu = _gpu(this, cuda.result())
-        has = "gpu" if gpu.state == "ok" else "no-gpu"
-        libraries = {name: pool.submit(host.probe, "tensorrt", name, has) for name in ("tensorrt", "tensorrt_rtx")}
-        pycuda = pool.submit(host.probe, "pycuda", has)
-        runtime = modules["onnxruntime"].result()
-        providers = {
-            name: pool.submit(host.probe, "onnxruntime", provider)
-            for name, provider in PROVIDERS.items()
-            if has == "gpu" and provider in runtime.facts.get("providers", ())
-        }
-        checks = [
-            _python(host),
-            _machine(this),
-            _cpu(this),
-            *(_package(name, modules[name].result()) for name in names),
-            _images(modules["images"].result()),
-            _selector(modules["selector"].result()),
-            _onnxruntime(runtime),
-            gpu,
-            *(_provider(this, gpu, runtime, name, providers.get(name)) for name in PROVIDERS),
-            _toolkit(this, host, found, gpu, pycuda.result()),
-            _pycuda(host, found, gpu, pycuda.result()),
-            *(_tensorrt(this, host, gpu, name, probed.result()) for name, probed in libraries.items()),
-        ]
+        try:
+            checks = _checks(host, pool)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            kill_running()
+            raise
     if bundle is not None:
         checks += _bundle(bundle, {check.name: check for check in checks})
     good = {check.name for check in checks if check.state == "ok"}
     backends = {name: tuple(need for need in needs if need not in good) for name, needs in BACKENDS.items()}
     return Report(tuple(checks), backends)
+
+
+def _checks(host: Host, pool: ThreadPoolExecutor) -> list[Check]:
+    this = machine(host)
+    found = toolkit(host)
+    cuda = pool.submit(host.probe, "cuda")
+    names = ("numpy", "pydantic")
+    modules = {name: pool.submit(host.probe, "module", name) for name in names}
+    modules |= {name: pool.submit(host.probe, name) for name in ("images", "selector", "onnxruntime")}
+    gpu = _gpu(this, cuda.result())
+    has = "gpu" if gpu.state == "ok" else "no-gpu"
+    libraries = {name: pool.submit(host.probe, "tensorrt", name, has) for name in ("tensorrt", "tensorrt_rtx")}
+    pycuda = pool.submit(host.probe, "pycuda", has)
+    runtime = modules["onnxruntime"].result()
+    providers = {
+        name: pool.submit(host.probe, "onnxruntime", provider)
+        for name, provider in PROVIDERS.items()
+        if has == "gpu" and provider in runtime.facts.get("providers", ())
+    }
+    return [
+        _python(host),
+        _machine(this),
+        _cpu(this),
+        *(_package(name, modules[name].result()) for name in names),
+        _images(modules["images"].result()),
+        _selector(modules["selector"].result()),
+        _onnxruntime(runtime),
+        gpu,
+        *(_provider(this, gpu, runtime, name, providers.get(name)) for name in PROVIDERS),
+        _toolkit(this, host, found, gpu, pycuda.result()),
+        _pycuda(host, found, gpu, pycuda.result()),
+        *(_tensorrt(this, host, gpu, name, probed.result()) for name, probed in libraries.items()),
+    ]
 
 
 def _bundle(bundle: Path, checks: Mapping[str, Check]) -> list[Check]:

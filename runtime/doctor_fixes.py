@@ -72,8 +72,8 @@ def tensorrt(machine: Machine, host: Host, version: int, probed: Probed) -> str:
             f"the bindings are there, the libraries are not: `pip install --force-reinstall {package}`; after an "
             "installation from a tar file add its lib folder to LD_LIBRARY_PATH"
         )
-    again = "--force-reinstall " if probed.state == "broken" else ""
-    return f"`pip install {again}{package}` (its libraries come from NVIDIA's index, pypi.nvidia.com)"
+    first = "pip uninstall -y tensorrt tensorrt-cu1{2,3}{,-libs,-bindings} && " if probed.state == "broken" else ""
+    return f"`{first}pip install {package}` (its libraries come from NVIDIA's index, pypi.nvidia.com)"
 
 
 def tensorrt_rtx(machine: Machine, version: int, capability: str) -> str:

@@ -6,6 +6,7 @@ process with a time limit, and what became of that process is a line in the repo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -54,16 +55,32 @@ def run_command(command: Sequence[str], seconds: float) -> Ran:
         )
     except OSError as error:
         return Ran(None, err=str(error))
+    _RUNNING.add(process)
     try:
         out, err = process.communicate(timeout=seconds)
         return Ran(process.returncode, out, err)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
         return Ran(None, hung=True)
-    except BaseException:  # Ctrl-C: a session of its own does not get the terminal's signal
+    finally:
+        _RUNNING.discard(process)
+        _kill(process)
+
+
+def kill_running() -> None:
+    """End all commands that are running: Ctrl-C reaches neither them nor the threads that wait for them."""
+    for process in list(_RUNNING):
+        _kill(process)
+
+
+_RUNNING: set[subprocess.Popen[str]] = set()
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End a process and what it started, where they still run."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-        raise
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a driver that hangs does not let its process go
+        process.wait(timeout=5)
 
 
 @dataclass(frozen=True)
@@ -132,13 +149,19 @@ class Host:
         if lines:
             try:
                 found = json.loads(lines[-1])
-                return Probed(found["state"], found["facts"], found["why"])
+                return Probed(found["state"], found["facts"], found["why"] + _tensorrt_error(ran.err))
             except (ValueError, KeyError, TypeError):  # the process was cut off while writing
                 pass
         if ran.code is not None and ran.code < 0:
             return Probed("broken", why=f"crashed the process with {_signal_name(-ran.code)}")
         last = (ran.err.strip().splitlines() or ["nothing on stderr"])[-1]
         return Probed("broken", why=f"ended the process with exit code {ran.code}: {last}")
+
+
+def _tensorrt_error(err: str) -> str:
+    """The last error that TensorRT logged: its exceptions do not tell the cause."""
+    errors = [line for line in err.splitlines() if "[TRT] [E]" in line]
+    return f" ({errors[-1].split('[TRT] [E]')[-1].strip()})" if errors else ""
 
 
 def _venv() -> Literal["no", "closed", "open"]:

@@ -53,6 +53,20 @@ def test_what_cannot_run_is_skipped_with_its_reason(tiny_bundle, monkeypatch):
         engines.bench_engines(tiny_bundle, ["other"], rounds=1)
 
 
+def test_a_batch_that_does_not_fit_is_skipped_alone(tiny_bundle, monkeypatch):
+    run = Pipeline._run
+
+    def short_of_memory(self, items):
+        if len(items) > 2:
+            raise MemoryError("out of memory")
+        return run(self, items)
+
+    monkeypatch.setattr(Pipeline, "_run", short_of_memory)
+    report = engines.bench_engines(tiny_bundle, ["onnxruntime"], rounds=2, batches=(1, 4))
+    assert [row["batch"] for row in report["results"]] == [1]
+    assert [(row["batch"], row["reason"]) for row in report["skipped"]] == [(4, "MemoryError: out of memory")]
+
+
 def test_an_engine_that_fails_is_not_timed(tiny_bundle, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(GlocalError, match="could not predict"):
@@ -78,6 +92,23 @@ def test_a_loaded_machine_is_marked(busy, loaded, tiny_bundle, monkeypatch, tmp_
     assert not end.value.code
     assert json.loads(file.read_text())["loaded"] == loaded
     assert ("LOADED MACHINE" in capsys.readouterr().out) == loaded
+
+
+def test_a_jetson_is_recorded_with_its_gpu_and_power_mode(tmp_path):
+    from fake_host import ORIN_ANSWERS, make_host
+
+    files = {
+        "/etc/nv_tegra_release": "# R36 (release), REVISION: 4.4\n",
+        "/proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
+        "/proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build\n",
+        "/usr/sbin/nvpmodel": "",
+    }
+    facts = machine.machine_facts(make_host(tmp_path, files, ORIN_ANSWERS))
+    assert facts["board"] == "NVIDIA Jetson AGX Orin Developer Kit"
+    assert (facts["jetpack"], facts["power_mode"]) == ("6.2.1", "MAXN_SUPER")
+    assert (facts["driver"], facts["driver_cuda"]) == ("540.4.0", 12060)
+    assert facts["gpus"][0]["compute_capability"] == "8.7"
+    assert "gpus" not in machine.machine_facts(make_host(tmp_path / "bare", {}, {}))
 
 
 def test_the_share_of_other_programs_is_read_from_the_kernel(monkeypatch):

@@ -161,6 +161,15 @@ def test_bindings_without_their_libraries(tmp_path):
     assert "pip install --force-reinstall tensorrt-cu12" in check.fix
 
 
+def test_tensorrt_for_a_newer_cuda_than_the_driver(tmp_path):
+    told = answer("broken", "TypeError: pybind11::init(): factory function returned nullptr")
+    told = Ran(0, told.out, "[11/25/2026-10:00:00] [TRT] [E] CUDA initialization failure with error: 35\n")
+    check = lines(make_host(tmp_path, {}, {**SERVER, "tensorrt tensorrt gpu": told}))[1]["tensorrt"]
+    assert check.found.endswith("nullptr (CUDA initialization failure with error: 35)")
+    assert "pip uninstall -y tensorrt " in check.fix
+    assert check.fix.count("pip install tensorrt-cu12`") == 1
+
+
 @pytest.mark.parametrize(
     ("files", "found", "fix"),
     [

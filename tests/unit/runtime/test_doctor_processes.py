@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,20 @@ def test_what_a_library_started_ends_with_it(tmp_path):
     while state.exists() and state.read_text().split(")")[1].split()[0] != "Z" and time.monotonic() < deadline:
         time.sleep(0.05)
     assert time.monotonic() < deadline
+
+
+def test_ctrl_c_ends_a_library_that_hangs(tmp_path, monkeypatch):
+    started = tmp_path / "started"
+    text = f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(600)\n"
+    install(tmp_path, monkeypatch, "tensorrt_rtx", text)
+    command = [sys.executable, "-m", "glocal.runtime.doctor_cli"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not started.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert started.exists()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) != 0  # of the 90 s that the library would be given
 
 
 def test_a_command_that_does_not_exist():

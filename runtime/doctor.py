@@ -221,7 +221,7 @@ def _gpu(this: Machine, probed: Probed) -> Check:
         return Check("gpu", "broken", f"libcuda {probed.why}", fixes.driver(this, 999), {"error": "crash"})
     error = facts.get("error")
     if error == "absent" and not this.nvidia_device and not this.libcuda:
-        return Check("gpu", "note", "no NVIDIA GPU and no driver: TensorRT is of no use here", facts=facts)
+        return Check("gpu", "note", "no NVIDIA GPU and no driver: TensorRT cannot run here", facts=facts)
     if error == "absent":
         return Check("gpu", "missing", f"no driver: {facts['reason']}", fixes.driver(this, "absent"), facts)
     version = f"driver {this.driver}".strip() + f" for CUDA {facts['driver'] // 1000}.{facts['driver'] % 1000 // 10}"

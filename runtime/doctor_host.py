@@ -20,6 +20,12 @@ from typing import Any, Literal, TypeAlias
 
 from .doctor_probes import MARK
 
+# Not ``python -m``, which would import a numpy.py of the folder that the user happens to be in.
+PROGRAM = (
+    "import sys; sys.path[:] = filter(None, sys.path); "
+    "from glocal.runtime.doctor_probes import main; main(sys.argv[1:])"
+)
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -142,7 +148,7 @@ class Host:
 
     def probe(self, name: str, *arguments: str) -> Probed:
         """Run a probe of `glocal.runtime.doctor_probes` in a process of its own."""
-        ran = self.run([self.python, "-m", "glocal.runtime.doctor_probes", name, *arguments], self.seconds)
+        ran = self.run([self.python, "-c", PROGRAM, name, *arguments], self.seconds)
         if ran.hung:
             return Probed("broken", why=f"did not answer within {self.seconds:g} s")
         lines = [line[len(MARK) :] for line in ran.out.splitlines() if line.startswith(MARK)]

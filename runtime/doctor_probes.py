@@ -1,7 +1,7 @@
-"""What the doctor tries with each library: ``python -m glocal.runtime.doctor_probes NAME [ARGUMENT]``.
+"""What the doctor tries with each library.
 
-Prints one marked line of JSON with ``state`` (ok, missing, broken), ``facts`` and ``why``. It is run in a process of
-its own, because a broken library may end it or never return. Nothing heavy is imported at the top.
+``main`` prints one marked line of JSON with ``state`` (ok, missing, broken), ``facts`` and ``why``. It is run in a
+process of its own, because a broken library may end it or never return. Nothing heavy is imported at the top.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 import importlib.metadata
 import json
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -193,7 +192,3 @@ def main(arguments: list[str]) -> None:
         found |= {"state": "broken", "why": f"{type(error).__name__}: {error}".splitlines()[0]}
     print(f"\n{MARK}{json.dumps(found)}", flush=True)
     os._exit(0)  # a library that crashes as the process ends would hide what was found
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -100,7 +100,7 @@ def test_a_jetson_is_recorded_with_its_gpu_and_power_mode(tmp_path):
     files = {
         "/etc/nv_tegra_release": "# R36 (release), REVISION: 4.4\n",
         "/proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
-        "/proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build\n",
+        "/proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release\n",
         "/usr/sbin/nvpmodel": "",
     }
     facts = machine.machine_facts(make_host(tmp_path, files, ORIN_ANSWERS))

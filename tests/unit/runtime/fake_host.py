@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glocal.runtime.doctor_host import Host, Ran
+from glocal.runtime.doctor_host import PROGRAM, Host, Ran
 from glocal.runtime.doctor_probes import MARK
 
 
@@ -60,9 +60,8 @@ def make_host(root: Path, files: dict[str, str], answers: dict[str, Ran], **sett
         path.write_text(text)
 
     def run(command: Sequence[str], seconds: float) -> Ran:
-        name = " ".join(command).split("glocal.runtime.doctor_probes ")[-1]
         assert seconds > 0
-        return answers[name]
+        return answers[" ".join(word for word in command if word not in ("python", "-c", PROGRAM))]
 
     defaults = {"environ": {"PATH": "/usr/local/bin:/usr/bin"}, "architecture": "x86_64", "venv": "closed"}
     return Host(root=root, **{"run": run, **defaults, "python": "python", "python_version": (3, 11), **settings})

@@ -47,9 +47,11 @@ def test_a_crash_and_a_hang_do_not_stop_the_rest(tmp_path, monkeypatch):
     fake = make_host(tmp_path, {}, BARE)
 
     def run(command, seconds):
-        return run_command(command, seconds) if "tensorrt_rtx" in command else fake.run(command, seconds)
+        if "tensorrt_rtx" in command:
+            return run_command([sys.executable, *command[1:]], seconds)
+        return fake.run(command, seconds)
 
-    report = examine(make_host(tmp_path, {}, BARE, run=run, python=sys.executable, seconds=60))
+    report = examine(make_host(tmp_path, {}, BARE, run=run, seconds=60))
     check = {line.name: line for line in report.checks}["tensorrt_rtx"]
     assert check.state == "broken"
     assert "SIGSEGV" in check.found
@@ -78,6 +80,12 @@ def test_ctrl_c_ends_a_library_that_hangs(tmp_path, monkeypatch):
     assert started.exists()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) != 0  # of the 90 s that the library would be given
+
+
+def test_files_of_the_present_folder_are_not_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "numpy.py").write_text("raise OSError('not NumPy')")
+    assert Host(seconds=60).probe("module", "numpy").state == "ok"
 
 
 def test_a_command_that_does_not_exist():

@@ -121,7 +121,7 @@ def _jetpack_tensorrt(machine: Machine, host: Host) -> str:
     six = machine.jetpack_major == 6
     copies = sorted(path.parents[1].name for path in host.path("/usr/lib").glob("python3*/dist-packages/tensorrt"))
     wanted = copies[-1] if copies else "python3.10" if six else "python3"
-    environment = f"`{wanted} -m venv --system-site-packages .venv && .venv/bin/pip install glocal`"
+    environment = f"`{wanted} -m venv --system-site-packages .venv && .venv/bin/pip install .` in glocal's checkout"
     if not copies:
         which = "TensorRT 10.3 for Python 3.10" if six else "TensorRT"
         return f"`sudo apt update && sudo apt install nvidia-jetpack` ({which} comes with JetPack); then {environment}"

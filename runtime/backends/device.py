@@ -4,13 +4,15 @@ PyCUDA is imported when the first device is opened. The device's primary context
 and of every other library that goes through the CUDA runtime; it is made current for the length of a ``with`` block
 only, in the thread that needs it, so that nothing is left behind in a thread that others use too.
 
-A process keeps the primary context until it ends: `Context.detach` of PyCUDA 2026.1 releases it only in the thread
-that retained it, and leaves it on that thread's stack (``src/cpp/cuda.hpp``, ``context::detach``). Everything else is
-freed by `Device.close`, and nothing is done when an object is collected.
+A process keeps the primary context until it ends: in PyCUDA 2026.1 ``detach`` releases it only in the thread that
+retained it, and leaves it on that thread's stack; and the destructor of a context that was not detached calls
+``cuCtxDetach`` on it, which is not for primary contexts (``src/cpp/cuda.hpp``). Everything else is freed by
+`Device.close`, and nothing is done when an object is collected.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import threading
@@ -49,6 +51,7 @@ class Device:
         with _opening:
             if ordinal not in _contexts:
                 _contexts[ordinal] = _retain(self._driver, ordinal)
+                atexit.register(_contexts[ordinal].detach)
         self._context = _contexts[ordinal]
         self._memory: list[Any] = []
         self._pinned: list[Any] = []

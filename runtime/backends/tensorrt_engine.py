@@ -55,7 +55,7 @@ class TensorRTEngine:
         self._graphs: dict[tuple[int, ...], tuple[CudaGraph, Any]] = {}  # each with the context it was captured from
         self._seen: set[tuple[int, ...]] = set()
         self._own_graphs = cuda_graphs and not hasattr(self._trt, "CudaGraphStrategy")
-        self.stream = device.stream()
+        self.stream: Any = None
         self._context: Any = None
         self._engine = runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -67,6 +67,7 @@ class TensorRTEngine:
             raise
 
     def _describe(self, device: Device, plain: bool) -> None:
+        self.stream = device.stream()
         newer = hasattr(self._engine, "device_memory_size_v2")
         self._work_size = self._engine.device_memory_size_v2 if newer else self._engine.device_memory_size
         self._work = device.memory(self._work_size)

@@ -173,6 +173,19 @@ def test_a_missing_driver_or_pycuda_is_told_with_its_fix(
     assert str(error) in caught.value.found
 
 
+def test_the_primary_context_is_given_back_when_the_process_ends(
+    gpu: Gpu, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending: list[Any] = []
+    monkeypatch.setattr(device.atexit, "register", ending.append)
+    opened()
+    opened()
+    (detach,) = ending
+    assert "Context.detach" not in gpu.calls
+    detach()
+    assert gpu.calls[-1] == "Context.detach"
+
+
 def test_a_machine_without_gpus_is_told(gpu: Gpu) -> None:
     gpu.devices = 0
     with pytest.raises(UsageError, match="no GPU 0") as caught:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes.fixtures import GLOBAL_PROFILE, LOCAL_PROFILE, PLANS, Open, compare, pictures, proposals
+from fakes.fixtures import BATCH, GLOBAL_PROFILE, LOCAL_PROFILE, PLANS, Open, compare, pictures, proposals
 from fakes.gpu import Gpu
 from fakes.tensorrt import make_plan
 from glocal.runtime import Pipeline

@@ -28,6 +28,9 @@ def make_driver(gpu: Gpu) -> types.ModuleType:
                 raise CudaError("m_stack::pop failed: invalid device context - cannot pop context from empty stack")
             gpu.stack.pop()
 
+        def detach(self) -> None:
+            gpu.calls.append("Context.detach")
+
     class Device:
         def __init__(self, ordinal: int) -> None:
             self._ordinal = ordinal

@@ -39,7 +39,7 @@ def test_both_graphs_compute_what_the_network_computes(model, graphs, form):
     report = verify_graphs(model, graphs["global"], graphs[form], load_sample_images().images)
     check(report, "fp32", "the graphs")
     assert report["real/same_boxes"] == 1
-    assert len(report) == 12
+    assert len([name for name in report if name.startswith(("random/", "real/global", "real/local"))]) == 10
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from rich.console import Console
-
 from ..runtime.backends.tensorrt_api import Backend, Gpu, Library, gpu, load_library
 from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError
@@ -27,6 +25,7 @@ from ..runtime.plans import (
     sources,
     write_plan,
 )
+from ..runtime.progress import note
 from .tensorrt import BuiltPlan, build_plan, check_machine
 
 
@@ -79,7 +78,6 @@ def _build(
     timing_cache: Path | None,
     allow: bool,
 ) -> Plan:
-    console = Console(stderr=True)
     wanted: dict[str, object] = {
         "library": library.name,
         "version": library.version,
@@ -92,7 +90,7 @@ def _build(
     digests = sources(bundle, precision)
     kept = _unchanged(bundle, wanted, digests)
     if kept is not None:
-        console.print(f"{kept.path}: kept, nothing changed", highlight=False, markup=False, soft_wrap=True)
+        note(f"{kept.path}: kept, nothing changed")
         return kept
     built: dict[str, BuiltPlan] = {}
     for graph in GRAPHS:
@@ -111,9 +109,7 @@ def _build(
     )
     plan = write_plan(bundle, info, {graph: built[graph].data for graph in GRAPHS})
     seconds, size = (sum(getattr(facts, name) for facts in info.graphs.values()) for name in ("seconds", "size"))
-    console.print(
-        f"{plan.path}: built in {seconds:.1f} s, {size / 1e6:.1f} MB", highlight=False, markup=False, soft_wrap=True
-    )
+    note(f"{plan.path}: built in {seconds:.1f} s, {size / 1e6:.1f} MB")
     return plan
 
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ..runtime.backends.tensorrt_api import Gpu, Library, Log, log_of
 from ..runtime.errors import EngineError, GlocalError, UsageError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import Precision
 from ..runtime.plans import PlanOptions
+from ..runtime.progress import note
 from .tensorrt_layers import Inspection, inspect_engine, inspect_network
 from .tensorrt_progress import run_with_progress
 
@@ -229,18 +228,16 @@ def _attach_timing_cache(library: Library, config: Any, path: Path | None) -> Pa
     """Attach the cache in a file, or an empty one where TensorRT refuses it; returns where to write it afterwards."""
     if path is None:
         return None
-    console, log = Console(stderr=True), log_of(library)
+    log = log_of(library)
     if library.name == "tensorrt_rtx":
-        console.print(
-            f"{path} is not used: TensorRT-RTX has no timing cache.", highlight=False, markup=False, soft_wrap=True
-        )
+        note(f"{path} is not used: TensorRT-RTX has no timing cache.")
         return None
     try:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise UsageError(f"{path} cannot be read.", found=str(error), fix="Name a file, or a new one.") from error
     if content and not _accepts(log, config, content):
-        console.print(f"{path} is dropped: {log.quote(1)}", highlight=False, markup=False, soft_wrap=True)
+        note(f"{path} is dropped: {log.quote(1)}")
         content = b""
     if not content:
         config.set_timing_cache(config.create_timing_cache(b""), False)

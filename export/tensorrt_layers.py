@@ -15,11 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rich.console import Console
-
 from ..runtime.backends.tensorrt_api import Library, log_of
 from ..runtime.errors import EngineError, GlocalError
 from ..runtime.manifest import Precision
+from ..runtime.progress import note
 
 _SHOWN = 5  # layers that an error names
 _WORKING = ("CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY")
@@ -208,4 +207,4 @@ def _refuse(what: str, layers: list[str], fix: str, allow: bool) -> None:
     found = ", ".join(layers[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
     if not allow:
         raise GlocalError(what, found=found, fix=fix)
-    Console(stderr=True).print(f"allowed: {what} {found}", highlight=False, markup=False, soft_wrap=True)
+    note(f"allowed: {what} {found}")

@@ -50,8 +50,9 @@ def run_with_progress(trt: Any, config: Any, build: Callable[[], Any], descripti
         outcome: list[Any] = []
         # An event, since Thread.join that Ctrl-C interrupts may take the thread for ended (Python 3.11).
         done = threading.Event()
-        threading.Thread(target=_call, args=(build, outcome, done), name=description, daemon=True).start()
+        worker = threading.Thread(target=_call, args=(build, outcome, done), name=description, daemon=True)
         try:
+            worker.start()  # which waits, and so can be interrupted, when the build is under way already
             while not done.wait(0.1):
                 pass
         except KeyboardInterrupt:

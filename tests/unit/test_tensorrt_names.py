@@ -37,7 +37,7 @@ RECEIVERS = {
     },
     "export/tensorrt_progress.py": {"trt": MODULE, "config": "IBuilderConfig"},
     "runtime/backends/tensorrt_api.py": {"module": MODULE},
-    "runtime/backends/tensorrt.py": {"library.module": MODULE},
+    "runtime/backends/tensorrt.py": {"library.module": MODULE, "self._runtime": "Runtime"},
     "runtime/backends/tensorrt_engine.py": {
         "self._trt": MODULE,
         "runtime": "Runtime",

@@ -145,9 +145,18 @@ def _build_and_verify_plans(
     plans = build_plans(bundle, backend, precisions, options, timing_cache=timing_cache)
     console = Console(stderr=True)
     if gpu() is None:
-        console.print(f"{backend}: not run, there is no GPU here; glocal verify {bundle.path} compares them on one")
+        console.print(
+            f"{backend}: not run, there is no GPU here; glocal verify {bundle.path} compares it on one", highlight=False
+        )
         return
-    real, _ = real_images(images)
+    try:
+        real, _ = real_images(images)
+    except UsageError:
+        if images is not None:
+            raise
+        # A device has no photos of its own, and need not have scikit-learn's.
+        console.print(f"{backend}: not compared; glocal verify {bundle.path} --images PHOTOS does it", highlight=False)
+        return
     for plan, comparison in zip(plans, verify_bundle(bundle, real, [backend], precisions), strict=True):
         if comparison.skipped:
             raise GlocalError(f"{plan.path} cannot be run", found=comparison.skipped)

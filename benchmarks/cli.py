@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..export.cli import export
+from ..export.cli import ListCommand, export, verify
 from ..runtime.cli import main_with_errors, run
 from ..train.ablate_cli import ablate
 from ..train.cli import evaluate, train
@@ -23,8 +23,10 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure.")
 app.add_typer(bench, name="bench")
-for command in (train, evaluate, ablate, figure, export, run):
+for command in (train, evaluate, ablate, figure, run):
     app.command()(command)
+app.command(cls=ListCommand)(export)
+app.command(cls=ListCommand)(verify)
 bench.command("selector")(bench_selector)
 bench.command("startup")(startup)
 

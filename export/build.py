@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +17,27 @@ from rich.console import Console
 from ..runtime import __version__
 from ..runtime.bundle import Bundle, write_bundle
 from ..runtime.errors import GlocalError
-from ..runtime.images import list_images, read_image
+from ..runtime.manifest import MANIFEST
 from ..train.checkpoint import Checkpoint, load_model
 from ..train.data import open_data
+from .compare import check, summary
+from .extend import VERIFY_IMAGES, real_images
 from .graphs import RoiForm, check_exportable, export_global, export_local
-from .verify import check, verify
-
-VERIFY_IMAGES = 8
+from .verify import verify_graphs
 
 
 def build_bundle(
-    checkpoint: str | Path, out: str | Path, *, roi_form: RoiForm = "operator", images: Path | None = None
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    roi_form: RoiForm = "matmul",
+    images: Path | None = None,
+    allow: bool = False,
 ) -> Bundle:
-    """Export a trained model as a bundle for ONNX Runtime, fp32.
+    """Export a trained model as a bundle with fp32 graphs.
 
-    The graphs are compared with the network on random and on real images first; nothing is written if they differ.
+    The graphs are compared with the network on random and on real images first; nothing is written if they differ. A
+    bundle at ``out`` that was made from the same checkpoint with the same options and versions is kept as it is.
 
     Args:
         checkpoint: A run folder or its ``model.safetensors``.
@@ -38,6 +45,7 @@ def build_bundle(
         roi_form: RoIAlign as the ONNX operator or as a product of matrices; the results are equal.
         images: A photo or a folder of photos to compare on. Default: validation images of the training data, or,
             where these are not at hand, the photos that come with scikit-learn.
+        allow: Write the bundle even if a graph differs by more than the tolerance; the manifest says by how much.
 
     Raises:
         UsageError: The checkpoint or the images do not exist, ``out`` is something else, or the network has one branch.
@@ -47,65 +55,86 @@ def build_bundle(
     console = Console(stderr=True)
     loaded = load_model(checkpoint)
     check_exportable(loaded.model)
-    real, origin = _real_images(loaded, images)
+    origin = _origin(loaded, roi_form)
+    kept = _unchanged(Path(out), origin)
+    if kept is not None:
+        console.print(f"{out}: fp32 graphs kept, nothing changed", highlight=False)
+        return kept
+    real, real_name = verification_images(loaded, images)
     with console.status("exporting the global graph"):
         global_graph = export_global(loaded.model)
     with console.status("exporting the local graph"):
         local_graph = export_local(loaded.model, roi_form)
-    with console.status(f"comparing both graphs with the network on {origin}"):
-        report = verify(loaded.model, global_graph, local_graph, real)
-    check(report, "fp32")
-    config = loaded.model.config
+    with console.status(f"comparing both graphs with the network on {real_name}"):
+        report = verify_graphs(loaded.model, global_graph, local_graph, real)
+    if not allow:
+        check(report, "fp32", "the exported fp32 graphs")
     bundle = write_bundle(
         out,
         {"fp32/global.onnx": global_graph, "fp32/local.onnx": local_graph},
-        name=f"{config.backbone} {config.image_size[0]}x{config.image_size[1]}",
-        labels=config.classes,
-        input_size=config.image_size,
-        selector={
-            "k_s": config.k_s,
-            "k_e": config.k_e,
-            "zetas": config.zetas,
-            "shift": tuple(loaded.model.selector().shift.tolist()),
-            "rank": config.rank,
-        },
-        fusion=config.fusion,
-        thresholds={"fp32": loaded.thresholds or (0.5,) * len(config.classes)},
-        metrics={"fp32": {f"val/{name}": value for name, value in loaded.metrics.items()}},
-        verification={"fp32": report},
-        provenance=_provenance(loaded, roi_form, origin),
+        **_fields(loaded, report, {**origin, "verified_on": real_name}),
     )
-    worst = max(value for name, value in report.items() if not name.endswith("same_boxes"))
-    console.print(f"{out}: verified on {origin}, largest difference {worst:.1e}", highlight=False)
+    console.print(f"{out}: fp32 graphs verified on {real_name}, {summary(report)}", highlight=False)
     return bundle
 
 
-def _real_images(checkpoint: Checkpoint, images: Path | None) -> tuple[Sequence[NDArray[np.uint8]], str]:
-    """Images to compare on, and what to call them."""
-    if images is not None:
-        paths = list_images(images)[:VERIFY_IMAGES]
-        return [read_image(path) for path in paths], f"{len(paths)} given images"
+def verification_images(checkpoint: Checkpoint, images: Path | None) -> tuple[Sequence[NDArray[np.uint8]], str]:
+    """Images to compare on, and what to call them: those given, else of the training data's validation split."""
     training = checkpoint.training
     try:
+        if images is not None:
+            return real_images(images)
         data = open_data(
             training["data"], "val", length=VERIFY_IMAGES, size=training["image_size"], seed=training["seed"]
         )
-        chosen = range(min(VERIFY_IMAGES, len(data)))
-        return [data.load(index) for index in chosen], f"{len(chosen)} validation images"
-    except GlocalError:
-        from sklearn.datasets import load_sample_images
+    except (GlocalError, KeyError):
+        if images is not None:
+            raise
+        return real_images(None)
+    chosen = range(min(VERIFY_IMAGES, len(data)))
+    return [data.load(index) for index in chosen], f"{len(chosen)} validation images"
 
-        return load_sample_images().images, "2 photos from scikit-learn"
+
+def _unchanged(out: Path, origin: dict[str, str]) -> Bundle | None:
+    """The bundle that stands at ``out``, if it is whole and what would be written."""
+    if not (out / MANIFEST).is_file():
+        return None
+    try:
+        bundle = Bundle.load(out)
+    except GlocalError:  # damaged, or of another version: it is written again
+        return None
+    same = all(bundle.manifest.provenance.get(name) == value for name, value in origin.items())
+    return bundle if same and "fp32" in bundle.manifest.precisions else None
 
 
-def _provenance(checkpoint: Checkpoint, roi_form: RoiForm, origin: str) -> dict[str, str]:
+def _origin(checkpoint: Checkpoint, roi_form: RoiForm) -> dict[str, str]:
+    """All that decides what the graphs are."""
     packages = ("torch", "onnx", "onnxscript", "onnxruntime", "timm")
     return {
         "checkpoint_sha256": hashlib.sha256(checkpoint.path.read_bytes()).hexdigest(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "glocal": __version__,
         **{name: version(name) for name in packages},
         "roi_align": roi_form,
-        "verified_on": origin,
+    }
+
+
+def _fields(checkpoint: Checkpoint, report: dict[str, float], origin: dict[str, str]) -> dict[str, Any]:
+    config = checkpoint.model.config
+    return {
+        "name": f"{config.backbone} {config.image_size[0]}x{config.image_size[1]}",
+        "labels": config.classes,
+        "input_size": config.image_size,
+        "selector": {
+            "k_s": config.k_s,
+            "k_e": config.k_e,
+            "zetas": config.zetas,
+            "shift": tuple(checkpoint.model.selector().shift.tolist()),
+            "rank": config.rank,
+        },
+        "fusion": config.fusion,
+        "thresholds": {"fp32": checkpoint.thresholds or (0.5,) * len(config.classes)},
+        "metrics": {"fp32": {f"val/{name}": value for name, value in checkpoint.metrics.items()}},
+        "verification": {"fp32": report},
+        "provenance": {**origin, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")},
     }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from glocal.export.cli import export
+from glocal.export.cli import ListCommand, export
 from glocal.runtime.cli import run_app
 
 if __name__ == "__main__":
-    run_app(export)
+    run_app(export, ListCommand)

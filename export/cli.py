@@ -1,25 +1,147 @@
-"""Command of the export side."""
+"""Commands of the export side: ``export`` (also ``export/build_engines.py``) and ``verify``."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from ..runtime.backends import BACKENDS, PLAN_BACKENDS
+from ..runtime.errors import GlocalError, UsageError
+from ..runtime.files import write_atomically
+from ..runtime.manifest import Precision
+
+T = TypeVar("T", bound=str)
+
+
+class ListCommand(TyperCommand):
+    """A command whose options take several values: ``--precision fp32 fp16`` as well as giving the option again."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give the option again before each further value of it."""
+        choices = {"--precision": get_args(Precision), "--backend": BACKENDS}
+        spread: list[str] = []
+        option = ""
+        for arg in args:
+            if arg.startswith("-"):
+                option = arg if arg in choices else ""
+            elif option and spread[-1] != option and arg in choices[option]:
+                spread.append(option)
+            spread.append(arg)
+        return super().parse_args(ctx, spread)
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or the model.safetensors in it.")],
-    out: Annotated[Path, typer.Option(help="The bundle to write; a bundle that stands there is replaced.")],
+    source: Annotated[Path, typer.Argument(help="A run folder, the model.safetensors in it, or a bundle to add to.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The bundle to write; one that stands there is replaced.", show_default=False),
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="onnxruntime, tensorrt, tensorrt_rtx; several are fine. [default: onnxruntime]"),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="fp32, fp16, int8; several are fine. A bundle always has fp32. [default: fp32]"),
+    ] = None,
     roi_align: Annotated[
-        Literal["operator", "matmul"], typer.Option(help="RoIAlign as the ONNX operator, or as a matrix product.")
-    ] = "operator",
+        Literal["matmul", "operator"],
+        typer.Option(help="RoIAlign as a matrix product, or as the ONNX operator."),
+    ] = "matmul",
     images: Annotated[
         Path | None, typer.Option(help="Photo or folder to verify on. Default: validation images of the training data.")
     ] = None,
+    allow: Annotated[bool, typer.Option("--allow", help="Write also what differs by more than the tolerance.")] = False,
+    max_batch: Annotated[int, typer.Option(min=1, help="Plans: most images at once.")] = 8,
+    opt_batch: Annotated[int, typer.Option(min=1, help="Plans: images at once that they are tuned for.")] = 1,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="Plans: TensorRT's timings of earlier builds, read and written.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Plans: also for later versions of the same major.")
+    ] = False,
+    hardware_compatible: Annotated[
+        Literal["none", "same_compute_capability", "ampere_plus"],
+        typer.Option(help="Plans: also for other GPUs of the same compute capability, or of all from Ampere on."),
+    ] = "none",
 ) -> None:
-    """Split a trained model into its two graphs, verify them and write a bundle (ONNX Runtime, fp32)."""
-    from .build import build_bundle
+    """Turn a trained model into a verified bundle; with --backend tensorrt also into TensorRT plans.
 
-    build_bundle(checkpoint, out, roi_form=roi_align, images=images)
-    print(f"wrote {out}")
+    Run again, it goes on where it was: what is finished and unchanged is kept. On the device that will run it, give the
+    bundle itself as SOURCE: plans are built there, without PyTorch.
+    """
+    from ..runtime.plans import PlanOptions
+    from .steps import export_bundle
+
+    backends = _chosen("--backend", backend or ["onnxruntime"], ("onnxruntime", *PLAN_BACKENDS))
+    plans = [name for name in PLAN_BACKENDS if name in backends]
+    if plans and roi_align == "operator":
+        raise UsageError("TensorRT plans need --roi-align matmul", fix="leave --roi-align out")
+    options = PlanOptions(
+        max_batch=max_batch,
+        opt_batch=min(opt_batch, max_batch),
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
+    bundle = export_bundle(
+        source,
+        out,
+        _chosen("--precision", precision or ["fp32"], get_args(Precision)),
+        plans,
+        roi_form=roi_align,
+        images=images,
+        allow=allow,
+        options=options,
+        timing_cache=timing_cache,
+    )
+    print(f"wrote {bundle.path if out is None else out}")
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The run that it came from: also compare the fp32 graphs with PyTorch.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(BACKENDS)}; several are fine. [default: onnxruntime, and its plans]"),
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16, int8; several are fine. [default: all that it has]")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Photo or folder to compare on. Default: two photos from scikit-learn.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Does each engine of a bundle compute what its fp32 graphs, and the network they came from, compute?
+
+    Prints a table; exit code 1 if a difference is over its tolerance, or if nothing could be compared.
+    """
+    from .report import print_comparisons
+    from .steps import verify_all
+
+    backends = _chosen("--backend", backend, BACKENDS) if backend else None
+    precisions = _chosen("--precision", precision, get_args(Precision)) if precision else None
+    found = verify_all(bundle, checkpoint, backends, precisions, images)
+    document = [{**vars(one), "over_tolerance": one.over} for one in found]
+    if json_file:
+        write_atomically(json_file, (json.dumps(document, indent=2) + "\n").encode())
+    print_comparisons(Console(), str(bundle), found)
+    over = [one for one in found if one.over]
+    if over or all(one.skipped for one in found):
+        found_text = ", ".join(f"{one.precision} on {one.backend}" for one in over) or "nothing could be compared"
+        raise GlocalError(f"{bundle} is not verified", found=found_text, fix="see the table")
+
+
+def _chosen(option: str, values: list[str], allowed: tuple[T, ...]) -> list[T]:
+    """The values of an option, in the order of what it allows: typer has no lists of choices."""
+    for value in values:
+        if value not in allowed:
+            raise UsageError(f"{option} {value}: there is no such choice", fix=f"choose from {', '.join(allowed)}")
+    return [value for value in allowed if value in values]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
+from collections import Counter
 from typing import Any, Literal
 
 import onnx
@@ -106,9 +108,27 @@ def export_module(
         )
     assert program is not None  # dynamo=True without a file returns the program
     graph = program.model_proto
+    _name_nodes(graph)
     _drop_paths(graph)
     onnx.checker.check_model(graph, full_check=True)
     return graph.SerializeToString()
+
+
+def _name_nodes(graph: onnx.ModelProto) -> None:
+    """Name nodes by their module: ``trunk.10.conv1``, ``attention.query/MatMul``, ``/MatMul`` outside of sub-modules.
+
+    Layers are then told apart by name where precisions are chosen, in TensorRT's plans, and in calibration.
+    """
+    weights, seen = {tensor.name for tensor in graph.graph.initializer}, Counter[str]()
+    for node in graph.graph.node:
+        # A convolution is named after its weight: its scope is that of the batch norm that was folded into it.
+        owner = next((name.rpartition(".")[0] for name in node.input[1:2] if name in weights and "." in name), "")
+        notes = {note.key: note.value for note in node.metadata_props}
+        scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))[:-1]
+        module = next((scope for scope in reversed(scopes) if not scope.startswith("_")), "")
+        name = owner if node.op_type == "Conv" and owner else f"{module}/{node.op_type}"
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
 
 
 def _drop_paths(graph: onnx.ModelProto) -> None:

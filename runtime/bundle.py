@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import BundleError, GlocalError, UsageError
-from .files import chunks, open_inside, stage_folder, write_through
+from .files import chunks, open_inside, stage_folder, write_atomically, write_through
 from .manifest import MANIFEST, Manifest, make_manifest, parse_manifest
 
 _FIX = "Name the folder of a bundle; copy the whole bundle again, or export it again."
@@ -104,6 +104,44 @@ def write_bundle(path: str | os.PathLike[str], files: Mapping[str, bytes | Path]
         manifest = make_manifest({**fields, "files": digests}, str(target))
         write_through(staging / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
     return Bundle(target, manifest)
+
+
+def add_to_bundle(bundle: Bundle, files: Mapping[str, bytes], **fields: Any) -> Bundle:
+    """Add files to a bundle, such as the graphs of a further precision.
+
+    The manifest is replaced last, so the bundle is whole at any time: before that it does not name the new files.
+
+    Args:
+        bundle: The bundle.
+        files: Content of each file by relative POSIX path.
+        **fields: Fields of `Manifest`. A mapping, such as ``thresholds``, is added to what is there.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        UsageError: The manifest names one of the files already, with another content.
+        BundleError: The fields do not make a manifest.
+        OSError: The folder cannot be written.
+    """
+    merged = bundle.manifest.model_dump()
+    for name, value in fields.items():
+        merged[name] = {**merged[name], **value} if isinstance(merged.get(name), Mapping) else value
+    digests = dict(bundle.manifest.files)
+    contents = {
+        name: content if isinstance(content, bytes) else content.read_bytes() for name, content in files.items()
+    }
+    for relative, content in contents.items():
+        digest = hashlib.sha256(content).hexdigest()
+        if digests.setdefault(relative, digest) != digest:
+            raise UsageError(
+                f"{bundle.path} has another {relative}.", fix="Export the whole bundle again, or into another folder."
+            )
+    manifest = make_manifest({**merged, "files": digests}, str(bundle.path))
+    for relative, content in files.items():
+        write_atomically(bundle.path / relative, content)
+    write_atomically(bundle.path / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+    return Bundle(bundle.path, manifest)
 
 
 def _read_manifest(folder: Path) -> Manifest:

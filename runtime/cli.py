@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
+from .backends import BACKENDS
 from .draw import draw
 from .errors import GlocalError, UsageError
 from .files import write_atomically
@@ -34,7 +36,7 @@ def run(
     draws: Annotated[bool, typer.Option("--draw", help="Write a picture of each prediction.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("runs/predictions"),
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 8,
-    backend: Annotated[str, typer.Option(help="auto, onnxruntime.")] = "auto",
+    backend: Annotated[str, typer.Option(help=f"auto, {', '.join(BACKENDS)}.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16, int8.")] = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of one engine.", show_default="the engine's choice")
@@ -81,10 +83,10 @@ def run(
         raise typer.Exit(1)
 
 
-def run_app(command: Callable[..., None]) -> None:
-    """Run a program that has one command."""
+def run_app(command: Callable[..., None], cls: type[TyperCommand] | None = None) -> None:
+    """Run a program that has one command, of the class ``cls`` where it is not the usual one."""
     app = typer.Typer(add_completion=False)
-    app.command()(command)
+    app.command(cls=cls)(command)
     main_with_errors(app)
 
 

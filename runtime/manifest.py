@@ -15,6 +15,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
 Precision = Literal["fp32", "fp16", "int8"]
+Fusion = Literal["probability", "logit"]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _Length = Annotated[int, Field(ge=1)]
@@ -75,7 +76,7 @@ class Manifest(_Model):
     input_size: tuple[_Length, _Length]
     resize: Literal["stretch"] = "stretch"
     selector: SelectorSettings
-    fusion: Literal["probability", "logit"] = "probability"
+    fusion: Fusion = "probability"
     thresholds: dict[Precision, tuple[_Probability, ...]] = Field(min_length=1)
     metrics: dict[Precision, dict[str, float]] = {}
     verification: dict[Precision, dict[str, float]] = {}

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import Engines, GlobalOutputs, choose_precision, open_engines
+from .backends import Engines, GlobalOutputs, choose, open_engines
 from .bundle import Bundle
 from .errors import EngineError, ImageError, UsageError
 from .images import check_image, read_image, resize
-from .manifest import Manifest, Precision
+from .manifest import Fusion, Manifest, Precision
 from .prediction import Prediction, Region
 
 if TYPE_CHECKING:
@@ -72,26 +72,23 @@ class Pipeline:
 
         Args:
             path: The bundle's folder.
-            backend: ``onnxruntime``, or ``auto`` for the same.
-            precision: ``fp32``, ``fp16``, ``int8``, or ``auto`` for ``fp32``.
-            threads: Threads of one engine; None leaves the choice to the engine library.
+            backend: ``onnxruntime``, ``onnxruntime-cuda``, ``onnxruntime-tensorrt``, ``tensorrt`` or ``tensorrt_rtx``.
+                ``auto`` takes TensorRT where the bundle has a plan that fits this machine, else ``onnxruntime``.
+            precision: ``fp32``, ``fp16`` or ``int8``. ``auto`` is that of the plan, fp16 before fp32, where TensorRT
+                runs, else fp32.
+            threads: Threads of one engine on the CPU; None leaves the choice to the engine library.
 
         Raises:
-            UsageError: There is no such folder, backend or precision.
-            BundleError: The bundle is incomplete, changed, or of another schema version.
+            UsageError: There is no such folder, backend or precision, or the engine library is not installed.
+            BundleError: The bundle is incomplete, changed, of another schema version, or has no plan for this machine.
+            EngineError: There is no GPU for the backend.
         """
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}.")
         bundle = Bundle.load(path)
-        chosen = choose_precision(bundle, precision)
-        engines = open_engines(bundle, backend, chosen, threads)
-
-        from .selector import RegionSelector
-
-        settings = bundle.manifest.selector
-        shift = np.array(settings.shift, dtype=np.float32)
-        selector = RegionSelector(shift, settings.k_s, settings.k_e, settings.zetas, settings.rank)
-        return cls(bundle.manifest, chosen, engines, selector)
+        chosen_backend, chosen = choose(bundle, backend, precision)
+        engines = open_engines(bundle, chosen_backend, chosen, threads)
+        return cls(bundle.manifest, chosen, engines, selector_of(bundle.manifest))
 
     def __enter__(self) -> Pipeline:
         return self
@@ -206,10 +203,7 @@ class Pipeline:
             raise EngineError("The local engine gave values that are not finite.", fix=_ENGINE_FIX)
         times.append(time.perf_counter())
         global_scores, local_scores = sigmoid(outputs.logits), sigmoid(logits)
-        if self._fusion == "logit":
-            scores = sigmoid(_mean(outputs.logits, logits))
-        else:
-            scores = _mean(global_scores, local_scores)
+        scores = fuse(outputs.logits, logits, self._fusion)
         found = [self._regions(regions, index, item.size) for index, item in enumerate(items)]
         labels = [self._labels(row) for row in scores]
         times.append(time.perf_counter())
@@ -258,6 +252,22 @@ class Pipeline:
             Region(tuple(box), self.labels[category] if category >= 0 else None, energy, variant, count)
             for box, category, energy, variant, count in zip(boxes, categories, energies, variants, counts, strict=True)
         )
+
+
+def selector_of(manifest: Manifest) -> RegionSelector:
+    """The region selector of a bundle's model."""
+    from .selector import RegionSelector
+
+    settings = manifest.selector
+    shift = np.array(settings.shift, dtype=np.float32)
+    return RegionSelector(shift, settings.k_s, settings.k_e, settings.zetas, settings.rank)
+
+
+def fuse(global_logits: NDArray[np.float32], local_logits: NDArray[np.float32], fusion: Fusion) -> NDArray[np.float32]:
+    """Fused scores from the logits of both branches, of any one shape (section 3.5)."""
+    if fusion == "logit":
+        return sigmoid(_mean(global_logits, local_logits))
+    return _mean(sigmoid(global_logits), sigmoid(local_logits))
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

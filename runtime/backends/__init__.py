@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..errors import BundleError, UsageError
+from ..errors import BundleError, GlocalError, UsageError
 from ..manifest import Precision
 
-BACKENDS = ("onnxruntime",)
+Backend = Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+PLAN_BACKENDS: tuple[Literal["tensorrt", "tensorrt_rtx"], ...] = ("tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,15 @@ class GlobalOutputs:
 
 
 class Engines(Protocol):
-    """The global and the local engine of one model at one precision."""
+    """The global and the local engine of one model at one precision.
+
+    Attributes:
+        input_size: (height, width) of the images, pixels.
+        labels: How many labels the engines score.
+    """
+
+    input_size: tuple[int, int]
+    labels: int
 
     def run_global(self, images: NDArray[np.uint8]) -> GlobalOutputs:
         """Run the global engine on images (B, H, W, 3) uint8 RGB, already resized."""
@@ -45,51 +56,107 @@ class Engines(Protocol):
         """Free what the engines hold."""
 
 
-def choose_precision(bundle: Bundle, precision: str) -> Precision:
-    """Resolve ``auto`` and check that the bundle has the precision.
-
-    Raises:
-        UsageError: It has not.
-    """
-    wanted = "fp32" if precision == "auto" else precision
-    for known in bundle.manifest.precisions:
-        if known == wanted:
-            return known
-    fix = f"Choose one that it has: {', '.join(bundle.manifest.precisions)}."
-    raise UsageError(f"{bundle.path} has no precision {wanted!r}.", fix=fix)
-
-
-def open_engines(bundle: Bundle, backend: str, precision: str, threads: int | None) -> Engines:
-    """Open the engines of a bundle.
+def choose(bundle: Bundle, backend: str, precision: str) -> tuple[Backend, Precision]:
+    """Resolve ``auto``, and check that the bundle has the precision.
 
     Args:
         bundle: The bundle.
-        backend: ``onnxruntime``, or ``auto`` for the same.
-        precision: ``fp32``, ``fp16``, ``int8``, or ``auto`` for ``fp32``.
-        threads: Threads of one engine; None leaves the choice to the engine library.
+        backend: One of `BACKENDS`. ``auto`` takes TensorRT where the bundle has a plan that fits this machine, else
+            ONNX Runtime on the CPU.
+        precision: ``fp32``, ``fp16`` or ``int8``. ``auto`` is that of a plan that fits, fp16 before fp32, where
+            TensorRT runs, else fp32.
 
     Raises:
-        UsageError: This version has no such backend, or the bundle no such precision.
-        BundleError: A graph cannot be loaded, or does not fit the manifest.
+        UsageError: There is no such backend, or the bundle has no such precision.
     """
+    for known in BACKENDS:
+        if backend == known and precision != "auto":
+            return known, _checked_precision(bundle, precision)
     if backend not in ("auto", *BACKENDS):
         fix = f"Choose one that this version has: {', '.join(BACKENDS)}."
         raise UsageError(f"There is no backend {backend!r}.", fix=fix)
-    chosen = choose_precision(bundle, precision)
-    global_graph = bundle.read(f"{chosen}/global.onnx")
-    local_graph = bundle.read(f"{chosen}/local.onnx")
+    wanted: tuple[Precision, ...] = ("fp16", "fp32")
+    if precision != "auto":
+        wanted = (_checked_precision(bundle, precision),)
+    for library, kind in itertools.product(PLAN_BACKENDS, wanted):
+        if backend in ("auto", library) and _has_plan(bundle, library, kind):
+            return library, kind
+    fallback = _checked_precision(bundle, "fp32" if precision == "auto" else precision)
+    return ("onnxruntime" if backend == "auto" else next(name for name in BACKENDS if name == backend)), fallback
 
-    from .onnxruntime import OnnxRuntimeEngines  # the engine library is loaded by need only
 
-    engines = OnnxRuntimeEngines(global_graph, local_graph, threads)
+def open_engines(bundle: Bundle, backend: Backend, precision: Precision, threads: int | None) -> Engines:
+    """Open the engines of a bundle; the engine library is imported here.
+
+    Args:
+        bundle: The bundle.
+        backend: What runs the graphs.
+        precision: The precision.
+        threads: Threads of one engine on the CPU; None leaves the choice to the engine library.
+
+    Raises:
+        UsageError: The library is not installed, or the bundle has no such precision.
+        BundleError: A graph or a plan cannot be loaded, does not fit this machine, or does not fit the manifest.
+        EngineError: There is no GPU that it could run on.
+    """
+    _checked_precision(bundle, precision)
+    engines = _open(bundle, backend, precision, threads)
     manifest = bundle.manifest
     fitting = (*manifest.input_size, len(manifest.labels))
     found = (*engines.input_size, engines.labels)
     if found != fitting:
         engines.close()
         raise BundleError(
-            f"The {chosen} graphs of {bundle.path} do not fit its manifest.",
+            f"The {precision} graphs of {bundle.path} do not fit its manifest.",
             found=f"height, width, labels {found}, the manifest says {fitting}",
             fix="Export the bundle again.",
         )
     return engines
+
+
+def _open(bundle: Bundle, backend: Backend, precision: Precision, threads: int | None) -> Engines:
+    if backend == "tensorrt" or backend == "tensorrt_rtx":
+        from ..plans import find_plan
+        from .tensorrt import TensorRTEngines
+        from .tensorrt_api import gpu, load_library
+
+        library, device = load_library(backend), gpu()
+        capability = device.compute_capability if device else None
+        plan = find_plan(bundle, backend, library.version, capability, precision)
+        return TensorRTEngines(
+            library,
+            plan.read("global"),
+            plan.read("local"),
+            max_boxes=plan.info.options.max_boxes,
+            host_code=plan.info.options.version_compatible,
+        )
+
+    from .onnxruntime import OnnxRuntimeEngines
+
+    return OnnxRuntimeEngines(
+        bundle.read(f"{precision}/global.onnx"), bundle.read(f"{precision}/local.onnx"), threads, backend
+    )
+
+
+def _has_plan(bundle: Bundle, backend: Literal["tensorrt", "tensorrt_rtx"], precision: Precision) -> bool:
+    """Whether TensorRT is installed, there is a GPU, and the bundle has a plan for them."""
+    from ..plans import PLANS, find_plan
+    from .tensorrt_api import gpu, load_library
+
+    if not (bundle.path / PLANS).is_dir():
+        return False
+    device = gpu()
+    try:
+        return device is not None and bool(
+            find_plan(bundle, backend, load_library(backend).version, device.compute_capability, precision)
+        )
+    except GlocalError:
+        return False
+
+
+def _checked_precision(bundle: Bundle, precision: str) -> Precision:
+    for known in bundle.manifest.precisions:
+        if known == precision:
+            return known
+    fix = f"Choose one that it has: {', '.join(bundle.manifest.precisions)}."
+    raise UsageError(f"{bundle.path} has no precision {precision!r}.", fix=fix)

@@ -68,6 +68,7 @@ class TensorRTEngines:
         max_boxes: The most boxes of one image.
         in_flight: How many outputs of `run_global` stay on the device.
         cuda_graphs: Whether shapes that come again are launched as CUDA graphs.
+        host_code: Whether the plans may hold code for the host, as version-compatible ones do.
 
     Attributes:
         input_size: (height, width) of the images, pixels.
@@ -89,6 +90,7 @@ class TensorRTEngines:
         max_boxes: int,
         in_flight: int = 2,
         cuda_graphs: bool = True,
+        host_code: bool = False,
     ) -> None:
         if max_boxes < 1 or in_flight < 1:
             raise UsageError(f"max_boxes and in_flight must be at least 1, not {max_boxes} and {in_flight}.")
@@ -101,6 +103,9 @@ class TensorRTEngines:
         self._calls = 0
         try:
             with self._device.current():
+                self._runtime = library.module.Runtime(log_of(library).logger)
+                if host_code:
+                    self._runtime.engine_host_code_allowed = True
                 self._open(library, global_plan, local_plan, in_flight, cuda_graphs)
         except BaseException:
             self.close()
@@ -110,7 +115,6 @@ class TensorRTEngines:
 
     def _open(self, library: Library, global_plan: bytes, local_plan: bytes, in_flight: int, cuda_graphs: bool) -> None:
         log, device = log_of(library), self._device
-        self._runtime = library.module.Runtime(log.logger)
         for name, plan in (("global", global_plan), ("local", local_plan)):
             engine = TensorRTEngine(library, log, self._runtime, device, plan, name, cuda_graphs)
             self._engines.append(engine)

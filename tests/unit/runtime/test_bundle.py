@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from glocal.runtime.bundle import Bundle, write_bundle
+from glocal.runtime.bundle import Bundle, add_to_bundle, write_bundle
 from glocal.runtime.errors import BundleError, UsageError
 from tiny_model import FIELDS, FILES
 
@@ -197,3 +197,41 @@ def test_a_wrong_manifest_is_not_written(write_tiny: Callable[..., Path], tmp_pa
     with pytest.raises(BundleError, match="plain path"):
         write_tiny(files={"../outside.txt": b"x"})
     assert listing(tmp_path) == []
+
+
+def test_a_precision_can_be_added(tiny_bundle: Path) -> None:
+    before = Bundle.load(tiny_bundle)
+    half = {f"fp16/{name}.onnx": FILES[f"fp32/{name}.onnx"] for name in ("global", "local")}
+    added = add_to_bundle(before, half, thresholds={"fp16": (0.4, 0.5, 0.6)}, provenance={"fp16": "made"})
+    assert Bundle.load(tiny_bundle) == added
+    assert added.manifest.precisions == ("fp32", "fp16")
+    assert added.manifest.thresholds["fp32"] == before.manifest.thresholds["fp32"]
+    assert added.manifest.provenance == {"checkpoint": "none", "fp16": "made"}
+    assert add_to_bundle(added, half) == added  # the same content again changes nothing
+
+
+@pytest.mark.parametrize("at", ["fp16/local.onnx", "manifest.json"])
+def test_a_bundle_stays_whole_when_adding_to_it_fails(tiny_bundle: Path, monkeypatch, at: str) -> None:
+    import glocal.runtime.bundle as module
+
+    before, write = Bundle.load(tiny_bundle), module.write_atomically
+
+    def fail(path: Path, data: bytes) -> None:
+        if path == tiny_bundle / at:
+            raise OSError("disk full")
+        write(path, data)
+
+    monkeypatch.setattr(module, "write_atomically", fail)
+    half = {f"fp16/{name}.onnx": FILES[f"fp32/{name}.onnx"] for name in ("global", "local")}
+    with pytest.raises(OSError, match="disk full"):
+        add_to_bundle(before, half, thresholds={"fp16": (0.5, 0.5, 0.5)})
+    assert Bundle.load(tiny_bundle) == before
+
+
+def test_adding_replaces_no_file_and_needs_whole_precisions(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    with pytest.raises(UsageError, match=r"another fp32/local\.onnx"):
+        add_to_bundle(bundle, {"fp32/local.onnx": b"other"})
+    with pytest.raises(BundleError, match=r"no fp16/global\.onnx"):
+        add_to_bundle(bundle, {"fp16/local.onnx": b"alone"}, thresholds={"fp16": (0.5, 0.5, 0.5)})
+    assert listing(tiny_bundle) == ["fp32", "fp32/global.onnx", "fp32/local.onnx", "manifest.json"]

@@ -1,0 +1,248 @@
+"""Do two forms of a model compute the same? Output by output, then end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.backends import Engines
+from ..runtime.backends import GlobalOutputs as EngineOutputs
+from ..runtime.errors import GlocalError
+from ..runtime.manifest import Fusion, Precision
+from ..runtime.pipeline import fuse
+from ..runtime.selector import RegionSelector
+
+GLOBAL_OUTPUTS = ("logits", "class_maps", "features", "global_feature")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest difference allowed between two forms of a model.
+
+    Attributes:
+        outputs: Of an output, relative to its largest value.
+        scores: Of a fused score, absolute, over the images for which both select the same boxes.
+    """
+
+    outputs: float
+    scores: float
+
+
+# fp32: implementations of a deep network that sum in another order stay well below; a wrong graph does not.
+# fp16: 11 bits of mantissa through some hundred layers. int8: only a wrong graph exceeds it; whether the accuracy is
+# good enough is for the accuracy gate to say.
+TOLERANCE: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(outputs=1e-3, scores=1e-3),
+    "fp16": Tolerance(outputs=3e-2, scores=1e-2),
+    "int8": Tolerance(outputs=1.0, scores=0.5),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a global graph gives for B images.
+
+    Attributes:
+        values: By name; engines that keep features on the device give logits and class maps only.
+        handle: Where the features are, for the form that they come from.
+    """
+
+    values: Mapping[str, NDArray[np.float32]]
+    handle: Any = None
+
+
+class Subject(Protocol):
+    """One form of a model that can be compared with another."""
+
+    def run_global(self, images: NDArray[np.uint8]) -> Outputs:
+        """Outputs of the global graph for images (B, H, W, 3) uint8 RGB."""
+
+    def run_local(
+        self, outputs: Outputs, boxes: NDArray[np.float32], counts: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Local logits (B, N) for boxes (B, K, 4) and counts (B, K).
+
+        The outputs are this form's own or, where it gives features, may be another's.
+        """
+
+
+class OnnxSubject:
+    """Two ONNX graphs in ONNX Runtime on the CPU, every output visible."""
+
+    def __init__(self, global_graph: bytes, local_graph: bytes) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._global, self._local = (
+            onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            for graph in (global_graph, local_graph)
+        )
+        kinds = {value.name: value.type for value in self._local.get_inputs()}
+        self._dtype = np.float16 if kinds["features"] == "tensor(float16)" else np.float32
+
+    def run_global(self, images: NDArray[np.uint8]) -> Outputs:
+        """See `Subject`."""
+        values = self._global.run(list(GLOBAL_OUTPUTS), {"image": images})
+        return Outputs({name: np.float32(value) for name, value in zip(GLOBAL_OUTPUTS, values, strict=True)})
+
+    def run_local(
+        self, outputs: Outputs, boxes: NDArray[np.float32], counts: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """See `Subject`."""
+        features = {name: outputs.values[name].astype(self._dtype) for name in ("features", "global_feature")}
+        return self._local.run(["logits"], {**features, "boxes": boxes, "counts": counts})[0]
+
+
+class EngineSubject:
+    """Engines of the runtime; features stay where they are."""
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+
+    def run_global(self, images: NDArray[np.uint8]) -> Outputs:
+        """See `Subject`."""
+        out = self._engines.run_global(images)
+        return Outputs({"logits": out.logits, "class_maps": out.class_maps}, out)
+
+    def run_local(
+        self, outputs: Outputs, boxes: NDArray[np.float32], counts: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """See `Subject`; the outputs must be this form's own."""
+        assert isinstance(outputs.handle, EngineOutputs)
+        return self._engines.run_local(outputs.handle, boxes, counts)
+
+
+def compare(
+    expected: Subject,
+    found: Subject,
+    images: NDArray[np.uint8],
+    selector: RegionSelector,
+    fusion: Fusion,
+    thresholds: Sequence[float] | None = None,
+) -> dict[str, float]:
+    """Compare two forms of a model on real images.
+
+    Where both give features, the local graphs get the same ones, so that one difference does not hide another. The
+    scores at the end come from each form's own chain, with the boxes that its own class maps give.
+
+    Args:
+        expected: The reference.
+        found: What is compared with it.
+        images: (B, H, W, 3) uint8 RGB, already resized.
+        selector: The model's region selector.
+        fusion: ``probability`` or ``logit``.
+        thresholds: (N,) of the reference's labels; None: 0.5.
+
+    Returns:
+        Largest difference by name: ``global.logits`` and so on, relative to the largest value of that output;
+        ``scores``, absolute, over images with the same boxes, and ``scores.all`` over all. As shares of the images:
+        ``same_boxes``, ``same_labels``, and why boxes differ (see `why_boxes_differ`): ``boxes.category``,
+        ``boxes.cell``, ``boxes.energy``.
+    """
+    ours, theirs = expected.run_global(images), found.run_global(images)
+    report = {f"global.{name}": difference(ours.values[name], value) for name, value in theirs.values.items()}
+    regions = selector(ours.values["class_maps"], ours.values["logits"])
+    boxes, counts = regions.normalised()
+    expected_local = expected.run_local(ours, boxes, counts)
+    source = ours if "features" in theirs.values else theirs
+    report["local.logits"] = difference(expected_local, found.run_local(source, boxes, counts))
+    if not all(np.isfinite(theirs.values[name]).all() for name in ("logits", "class_maps")):
+        return report | {"scores": np.inf}  # nothing can be selected from them
+    own = selector(theirs.values["class_maps"], theirs.values["logits"])
+    local = found.run_local(theirs, *own.normalised())
+    scores = [fuse(ours.values["logits"], expected_local, fusion), fuse(theirs.values["logits"], local, fusion)]
+    limits = np.asarray(0.5 if thresholds is None else thresholds, np.float32)
+    why = why_boxes_differ(ours.values, theirs.values, selector)
+    same = np.array([reason is None for reason in why])
+    gap = np.abs(scores[0] - scores[1])
+    return report | {
+        # Where boxes differ the scores rightly do too.
+        "scores": float(gap[same].max(initial=0.0)) if np.isfinite(gap).all() else np.inf,
+        "scores.all": float(gap.max()),
+        "same_boxes": float(same.mean()),
+        "same_labels": float(((scores[0] >= limits) == (scores[1] >= limits)).all(1).mean()),
+        **{f"boxes.{kind}": float(np.mean([kind == reason for reason in why])) for kind in REASONS},
+    }
+
+
+REASONS = ("category", "cell", "energy")
+
+
+def why_boxes_differ(
+    expected: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDArray[np.float32]], selector: RegionSelector
+) -> list[str | None]:
+    """What makes the boxes of each image differ, the first that applies; None where they are the same.
+
+    Args:
+        expected: ``logits`` (B, N) and ``class_maps`` (B, N, h, w) of the reference.
+        found: Likewise, of what is compared with it.
+        selector: Selects from both.
+
+    Returns:
+        ``category``: the leading categories, or their order, differ. ``cell``: in one of these a cell is active in one
+        form only, at the threshold of the region or of a variant (eq. 8). ``energy``: neither, so that the order of
+        energies decides.
+    """
+    regions, own = (selector(side["class_maps"], side["logits"]) for side in (expected, found))
+    steps = np.array([0, *selector.zetas], np.float32)[:, None] * selector.shift  # (1 + zetas, N)
+    pairs = ((regions.boxes, own.boxes), (regions.counts, own.counts))
+    reasons: list[str | None] = []
+    for index in range(len(regions.n)):
+        if all(np.array_equal(a[index], b[index]) for a, b in pairs):
+            reasons.append(None)
+            continue
+        leading = [np.argsort(-side["logits"][index], kind="stable")[: selector.k_s] for side in (expected, found)]
+        if not np.array_equal(leading[0], leading[1]):
+            reasons.append("category")
+            continue
+        active = [
+            side["class_maps"][index, leading[0]] - steps[:, leading[0], None, None] > 0 for side in (expected, found)
+        ]
+        reasons.append("energy" if np.array_equal(active[0], active[1]) else "cell")
+    return reasons
+
+
+def difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Largest difference, relative to the largest expected value; infinite where shapes or finiteness disagree."""
+    if expected.shape != found.shape or not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), 1e-6))
+
+
+def over_tolerance(report: Mapping[str, float], precision: Precision) -> dict[str, float]:
+    """What a comparison found beyond the precision's tolerance, by name."""
+    tolerance, over = TOLERANCE[precision], {}
+    for name, value in report.items():
+        kind = name.rpartition("/")[2]
+        limit = tolerance.scores if kind == "scores" else tolerance.outputs
+        if (kind == "scores" or kind.startswith(("global.", "local."))) and not value <= limit:
+            over[name] = value
+    return over
+
+
+def check(report: Mapping[str, float], precision: Precision, what: str) -> None:
+    """Refuse a form of a model that differs from its reference.
+
+    Raises:
+        GlocalError: A difference is over the tolerance.
+    """
+    if over := over_tolerance(report, precision):
+        tolerance = TOLERANCE[precision]
+        raise GlocalError(
+            f"{what} do not compute what the network computes",
+            found=", ".join(f"{name} differs by {value:.2g}" for name, value in over.items())
+            + f"; allowed: outputs {tolerance.outputs:g} of their largest value, scores {tolerance.scores:g}",
+            fix="try another version of the exporter or engine and report it; --allow writes the bundle all the same",
+        )
+
+
+def summary(report: dict[str, float]) -> str:
+    """The worst of a comparison in a few words."""
+    outputs = [value for name, value in report.items() if name.split("/")[-1].startswith(("global.", "local."))]
+    same = report.get("real/same_boxes", 1.0)
+    return f"outputs differ by {max(outputs):.1e} at most, {same:.0%} of the images have the same boxes"

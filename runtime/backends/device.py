@@ -104,15 +104,6 @@ class Device:
         """Copy from the device into a contiguous part of pinned memory, in the order of the stream."""
         self._driver.memcpy_dtoh_async(pinned, address, stream)
 
-    def free(self, address: int) -> None:
-        """Free what `memory` gave. No stream may still use it."""
-        for allocation in self._memory:
-            if int(allocation) == address:
-                self._memory.remove(allocation)
-                allocation.free()
-                return
-        raise EngineError("This device memory is not the device's to free.", found=f"address {address:#x}")
-
     def close(self) -> None:
         """Wait for all streams, then free all that was allocated. Closing twice is fine.
 

@@ -80,8 +80,6 @@ def export(
 
     backends = _chosen("--backend", backend or ["onnxruntime"], ("onnxruntime", *PLAN_BACKENDS))
     plans = [name for name in PLAN_BACKENDS if name in backends]
-    if plans and roi_align == "operator":
-        raise UsageError("TensorRT plans need --roi-align matmul", fix="leave --roi-align out")
     options = PlanOptions(
         max_batch=max_batch,
         opt_batch=min(opt_batch, max_batch),

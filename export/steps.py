@@ -76,6 +76,11 @@ def export_bundle(
             f"{bundle.path} has no int8 graphs, which need calibration",
             fix=f"run: glocal calibrate {bundle.path} --data DIR",
         )
+    if plan_backends and bundle.manifest.provenance.get("roi_align") == "operator":
+        raise UsageError(
+            f"{bundle.path} holds RoIAlign as an operator, which TensorRT has as a plugin only",
+            fix="export it again from the checkpoint, with --roi-align matmul (the default)",
+        )
     for backend in plan_backends:
         _build_and_verify_plans(bundle, backend, precisions, images, allow, options or PlanOptions(), timing_cache)
     return bundle
@@ -142,7 +147,7 @@ def _build_and_verify_plans(
     timing_cache: Path | None,
 ) -> None:
     """Build plans; where there is a GPU, run them against the fp32 graphs and note the result in ``plan.json``."""
-    plans = build_plans(bundle, backend, precisions, options, timing_cache=timing_cache)
+    plans = build_plans(bundle, backend, precisions, options, timing_cache=timing_cache, allow=allow)
     console = Console(stderr=True)
     if gpu() is None:
         console.print(

@@ -104,7 +104,6 @@ def test_adding_to_a_bundle_and_verifying_it_need_neither_pytorch_nor_onnx(bundl
         (["BUNDLE", "--precision", "int8"], "glocal calibrate"),
         (["BUNDLE", "--precision", "fp64"], "choose from fp32, fp16, int8"),
         (["BUNDLE", "--backend", "onnxruntime-cuda"], "choose from onnxruntime, tensorrt, tensorrt_rtx"),
-        (["BUNDLE", "--backend", "tensorrt", "--roi-align", "operator"], "need --roi-align matmul"),
     ],
 )
 def test_wrong_usage(arguments, message, run, bundle):
@@ -169,3 +168,13 @@ def test_graphs_that_differ_are_written_only_when_allowed(run, tmp_path, monkeyp
     assert not out.exists()
     assert invoke("export", run, "--out", out, "--allow").exit_code == 0
     assert Bundle.load(out).manifest.verification["fp32"]["real/local.logits"] == 0.5
+
+
+@pytest.mark.usefixtures("exported")
+def test_plans_are_not_built_from_the_operator_form(run, tmp_path):
+    out = tmp_path / "bundle"
+    assert invoke("export", run, "--out", out, "--roi-align", "operator").exit_code == 0
+    done = invoke("export", out, "--backend", "tensorrt_rtx")
+    assert isinstance(done.exception, UsageError)
+    assert "--roi-align matmul" in done.exception.fix
+    assert not (out / "plans").exists()

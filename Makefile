@@ -12,7 +12,7 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 # Strict editable mode links every module into the environment, so that mypy resolves glocal.* as an installed
 # package. New files are linked by the next `make install`, which every target runs.

@@ -10,9 +10,11 @@ import typer
 from ..export.calibrate_cli import calibrate
 from ..export.cli import ListCommand, export, verify
 from ..runtime.cli import main_with_errors, run
+from ..runtime.doctor_cli import doctor
 from ..train.ablate_cli import ablate
 from ..train.cli import evaluate, train
 from ..train.figure_cli import figure
+from .engines import engines
 from .selector import main as bench_selector
 from .startup import startup
 
@@ -24,10 +26,11 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure.")
 app.add_typer(bench, name="bench")
-for command in (train, evaluate, ablate, figure, calibrate, run):
+for command in (train, evaluate, ablate, figure, calibrate, run, doctor):
     app.command()(command)
 app.command(cls=ListCommand)(export)
 app.command(cls=ListCommand)(verify)
+bench.command("engines", cls=ListCommand)(engines)
 bench.command("selector")(bench_selector)
 bench.command("startup")(startup)
 

@@ -7,26 +7,42 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("numpy", "numba", "opencv-python", "onnxruntime", "torch")
+from ..runtime.doctor_host import Host
+from ..runtime.doctor_machine import machine
+
+_PACKAGES = ("numpy", "numba", "opencv-python", "onnxruntime", "onnxruntime-gpu", "torch", "pycuda")
+# Under these names the libraries report their version; JetPack's TensorRT is "tensorrt".
+_TENSORRT = ("tensorrt", *(f"tensorrt-{kind}cu{cuda}" for kind in ("", "rtx-") for cuda in (12, 13)))
+# From this share of all cores, taken by other programs before or after a run, its figures are marked.
+BUSY = 0.1
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def machine_facts() -> dict[str, Any]:
-    """Processor, cores, versions, commit, date and load, ready for JSON; no host name and no path.
+def machine_facts(host: Host | None = None) -> dict[str, Any]:
+    """Processor, cores, GPUs, versions, commit, date and load, ready for JSON; no host name and no path.
 
-    What cannot be found out is left out.
+    A Jetson adds its board, JetPack and power mode. What cannot be found out is left out.
     """
+    host = host or Host()
+    this = machine(host)
+    cuda = host.probe("cuda").facts if this.nvidia_device or this.libcuda else {}
     facts = {
         "cpu": _cpu_model(),
-        "board": _read(Path("/proc/device-tree/model")).strip("\0\n "),  # a Jetson names itself here
+        "board": this.board,
+        "jetpack": this.jetpack,
+        "power_mode": this.power_mode,
+        "gpus": cuda.get("gpus"),
+        "driver": this.driver,
+        "driver_cuda": cuda.get("driver"),
         "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in (*_PACKAGES, *_TENSORRT) if (version := _version(name))},
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "load_average": load_average(),
@@ -40,6 +56,28 @@ def load_average() -> list[float]:
         return [round(load, 2) for load in os.getloadavg()]
     except (AttributeError, OSError):
         return []
+
+
+def busy_share(seconds: float = 0.5) -> float | None:
+    """Share of all cores' time that other programs took while this process slept; None where it cannot be read.
+
+    The load average would also tell of what this process itself did in the last minute.
+    """
+    before = _cpu_times()
+    time.sleep(seconds)
+    after = _cpu_times()
+    if not before or not after or after[1] <= before[1]:
+        return None
+    return round(1 - (after[0] - before[0]) / (after[1] - before[1]), 3)
+
+
+def _cpu_times() -> tuple[int, int] | None:
+    """(idle, total) ticks of all cores."""
+    fields = _read(Path("/proc/stat")).split("\n", 1)[0].split()[1:9]  # the guests' time is in the users' too
+    if len(fields) < 5:
+        return None
+    ticks = [int(field) for field in fields]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def _cpu_model() -> str:

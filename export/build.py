@@ -20,7 +20,7 @@ from ..runtime.errors import GlocalError
 from ..runtime.manifest import MANIFEST
 from ..train.checkpoint import Checkpoint, load_model
 from ..train.data import open_data
-from .compare import check
+from .compare import check, summary
 from .extend import VERIFY_IMAGES, real_images
 from .graphs import RoiForm, check_exportable, export_global, export_local
 from .verify import verify_graphs
@@ -76,13 +76,6 @@ def build_bundle(
     )
     console.print(f"{out}: fp32 graphs verified on {real_name}, {summary(report)}", highlight=False)
     return bundle
-
-
-def summary(report: dict[str, float]) -> str:
-    """The worst of a comparison in a few words."""
-    outputs = [value for name, value in report.items() if name.split("/")[-1].startswith(("global.", "local."))]
-    same = report.get("real/same_boxes", 1.0)
-    return f"outputs differ by {max(outputs):.1e} at most, {same:.0%} of the images have the same boxes"
 
 
 def verification_images(checkpoint: Checkpoint, images: Path | None) -> tuple[Sequence[NDArray[np.uint8]], str]:

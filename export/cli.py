@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from ..runtime.backends import BACKENDS, PLAN_BACKENDS, Backend
+from ..runtime.backends import BACKENDS, PLAN_BACKENDS
 from ..runtime.errors import GlocalError, UsageError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import Precision
 
-ExportBackend = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+T = TypeVar("T", bound=str)
 
 
 class ListCommand(TyperCommand):
@@ -42,11 +42,12 @@ def export(
         typer.Option(help="The bundle to write; one that stands there is replaced.", show_default=False),
     ] = None,
     backend: Annotated[
-        list[ExportBackend] | None, typer.Option(help="What to build for; several are fine. [default: onnxruntime]")
+        list[str] | None,
+        typer.Option(help="onnxruntime, tensorrt, tensorrt_rtx; several are fine. [default: onnxruntime]"),
     ] = None,
     precision: Annotated[
-        list[Precision] | None,
-        typer.Option(help="Graphs to have; several are fine. A bundle always has fp32. [default: fp32]"),
+        list[str] | None,
+        typer.Option(help="fp32, fp16, int8; several are fine. A bundle always has fp32. [default: fp32]"),
     ] = None,
     roi_align: Annotated[
         Literal["matmul", "operator"],
@@ -77,9 +78,8 @@ def export(
     from ..runtime.plans import PlanOptions
     from .steps import export_bundle
 
-    plans = [name for name in PLAN_BACKENDS if name in (backend or ())]
-    if plans and roi_align == "operator":
-        raise UsageError("TensorRT plans need --roi-align matmul", fix="leave --roi-align out")
+    backends = _chosen("--backend", backend or ["onnxruntime"], ("onnxruntime", *PLAN_BACKENDS))
+    plans = [name for name in PLAN_BACKENDS if name in backends]
     options = PlanOptions(
         max_batch=max_batch,
         opt_batch=min(opt_batch, max_batch),
@@ -89,7 +89,7 @@ def export(
     bundle = export_bundle(
         source,
         out,
-        precision or ["fp32"],
+        _chosen("--precision", precision or ["fp32"], get_args(Precision)),
         plans,
         roi_form=roi_align,
         images=images,
@@ -106,11 +106,11 @@ def verify(
         Path | None, typer.Option(help="The run that it came from: also compare the fp32 graphs with PyTorch.")
     ] = None,
     backend: Annotated[
-        list[Backend] | None,
-        typer.Option(help="What to run; several are fine. [default: onnxruntime, and what the bundle has plans for]"),
+        list[str] | None,
+        typer.Option(help=f"{', '.join(BACKENDS)}; several are fine. [default: onnxruntime, and its plans]"),
     ] = None,
     precision: Annotated[
-        list[Precision] | None, typer.Option(help="Several are fine. [default: all that the bundle has]")
+        list[str] | None, typer.Option(help="fp32, fp16, int8; several are fine. [default: all that it has]")
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Photo or folder to compare on. Default: two photos from scikit-learn.")
@@ -124,7 +124,9 @@ def verify(
     from .report import print_comparisons
     from .steps import verify_all
 
-    found = verify_all(bundle, checkpoint, backend, precision, images)
+    backends = _chosen("--backend", backend, BACKENDS) if backend else None
+    precisions = _chosen("--precision", precision, get_args(Precision)) if precision else None
+    found = verify_all(bundle, checkpoint, backends, precisions, images)
     document = [{**vars(one), "over_tolerance": one.over} for one in found]
     if json_file:
         write_atomically(json_file, (json.dumps(document, indent=2) + "\n").encode())
@@ -133,3 +135,11 @@ def verify(
     if over or all(one.skipped for one in found):
         found_text = ", ".join(f"{one.precision} on {one.backend}" for one in over) or "nothing could be compared"
         raise GlocalError(f"{bundle} is not verified", found=found_text, fix="see the table")
+
+
+def _chosen(option: str, values: list[str], allowed: tuple[T, ...]) -> list[T]:
+    """The values of an option, in the order of what it allows: typer has no lists of choices."""
+    for value in values:
+        if value not in allowed:
+            raise UsageError(f"{option} {value}: there is no such choice", fix=f"choose from {', '.join(allowed)}")
+    return [value for value in allowed if value in values]

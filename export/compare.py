@@ -239,3 +239,10 @@ def check(report: Mapping[str, float], precision: Precision, what: str) -> None:
             + f"; allowed: outputs {tolerance.outputs:g} of their largest value, scores {tolerance.scores:g}",
             fix="try another version of the exporter or engine and report it; --allow writes the bundle all the same",
         )
+
+
+def summary(report: dict[str, float]) -> str:
+    """The worst of a comparison in a few words."""
+    outputs = [value for name, value in report.items() if name.split("/")[-1].startswith(("global.", "local."))]
+    same = report.get("real/same_boxes", 1.0)
+    return f"outputs differ by {max(outputs):.1e} at most, {same:.0%} of the images have the same boxes"

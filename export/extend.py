@@ -17,7 +17,6 @@ from ..runtime.images import list_images, read_image, resize
 from ..runtime.manifest import Precision
 from ..runtime.pipeline import selector_of
 from .compare import EngineSubject, OnnxSubject, check, compare, over_tolerance
-from .half import to_half
 
 VERIFY_IMAGES = 8
 
@@ -58,6 +57,8 @@ def add_half(bundle: Bundle, images: Sequence[NDArray[np.uint8]], *, allow: bool
     """
     if "fp16" in bundle.manifest.precisions:
         return bundle
+    from .half import to_half  # needs onnx, which a device does without
+
     single = read_graphs(bundle, "fp32")
     half = {name.replace("fp32/", "fp16/"): to_half(content) for name, content in single.items()}
     subject = OnnxSubject(half["fp16/global.onnx"], half["fp16/local.onnx"])

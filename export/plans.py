@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from rich.console import Console
-
 from ..runtime.backends.tensorrt_api import Backend, Gpu, Library, gpu, load_library
 from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError
@@ -27,6 +25,7 @@ from ..runtime.plans import (
     sources,
     write_plan,
 )
+from ..runtime.progress import note
 from .tensorrt import BuiltPlan, build_plan, check_machine
 
 
@@ -37,6 +36,7 @@ def build_plans(
     options: PlanOptions | None = None,
     *,
     timing_cache: Path | None = None,
+    allow: bool = False,
 ) -> list[Plan]:
     """Build the plans of a bundle, both graphs of each precision.
 
@@ -49,6 +49,7 @@ def build_plans(
         precisions: Which precisions.
         options: Sizes, limits and compatibility.
         timing_cache: See `glocal.export.tensorrt.build_plan`.
+        allow: Likewise.
 
     Returns:
         One plan for each precision.
@@ -65,7 +66,7 @@ def build_plans(
         sources(bundle, precision)  # before any long work
     library, device = load_library(backend), gpu()
     check_machine(library, device)
-    return [_build(bundle, library, device, precision, options, timing_cache) for precision in precisions]
+    return [_build(bundle, library, device, precision, options, timing_cache, allow) for precision in precisions]
 
 
 def _build(
@@ -75,8 +76,8 @@ def _build(
     precision: Precision,
     options: PlanOptions,
     timing_cache: Path | None,
+    allow: bool,
 ) -> Plan:
-    console = Console(stderr=True)
     wanted: dict[str, object] = {
         "library": library.name,
         "version": library.version,
@@ -89,13 +90,13 @@ def _build(
     digests = sources(bundle, precision)
     kept = _unchanged(bundle, wanted, digests)
     if kept is not None:
-        console.print(f"{kept.path}: kept, nothing changed", highlight=False)
+        note(f"{kept.path}: kept, nothing changed")
         return kept
     built: dict[str, BuiltPlan] = {}
     for graph in GRAPHS:
         name = graph_path(bundle.manifest, precision, graph)
         built[graph] = build_plan(
-            library, bundle.read(name), name, precision, options, gpu=device, timing_cache=timing_cache
+            library, bundle.read(name), name, precision, options, gpu=device, timing_cache=timing_cache, allow=allow
         )
     info = PlanInfo.model_validate(
         {
@@ -108,7 +109,7 @@ def _build(
     )
     plan = write_plan(bundle, info, {graph: built[graph].data for graph in GRAPHS})
     seconds, size = (sum(getattr(facts, name) for facts in info.graphs.values()) for name in ("seconds", "size"))
-    console.print(f"{plan.path}: built in {seconds:.1f} s, {size / 1e6:.1f} MB", highlight=False)
+    note(f"{plan.path}: built in {seconds:.1f} s, {size / 1e6:.1f} MB")
     return plan
 
 

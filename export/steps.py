@@ -18,7 +18,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError, UsageError
 from ..runtime.manifest import MANIFEST, Precision
 from ..runtime.plans import Plan, PlanOptions, list_plans, record_verification
-from .compare import check
+from .compare import check, summary
 from .extend import Comparison, add_half, real_images, verify_bundle
 from .plans import build_plans
 
@@ -69,11 +69,17 @@ def export_bundle(
     if "fp16" in precisions and "fp16" not in bundle.manifest.precisions:
         real, origin = _images_for(source if not is_bundle else None, images)
         bundle = add_half(bundle, real, allow=allow)
-        Console(stderr=True).print(f"{bundle.path}: fp16 graphs verified on {origin}", highlight=False)
+        report = summary(bundle.manifest.verification["fp16"])
+        Console(stderr=True).print(f"{bundle.path}: fp16 graphs verified on {origin}, {report}", highlight=False)
     if "int8" in precisions and "int8" not in bundle.manifest.precisions:
         raise UsageError(
             f"{bundle.path} has no int8 graphs, which need calibration",
             fix=f"run: glocal calibrate {bundle.path} --data DIR",
+        )
+    if plan_backends and bundle.manifest.provenance.get("roi_align") == "operator":
+        raise UsageError(
+            f"{bundle.path} holds RoIAlign as an operator, which TensorRT has as a plugin only",
+            fix="export it again from the checkpoint, with --roi-align matmul (the default)",
         )
     for backend in plan_backends:
         _build_and_verify_plans(bundle, backend, precisions, images, allow, options or PlanOptions(), timing_cache)
@@ -141,12 +147,21 @@ def _build_and_verify_plans(
     timing_cache: Path | None,
 ) -> None:
     """Build plans; where there is a GPU, run them against the fp32 graphs and note the result in ``plan.json``."""
-    plans = build_plans(bundle, backend, precisions, options, timing_cache=timing_cache)
+    plans = build_plans(bundle, backend, precisions, options, timing_cache=timing_cache, allow=allow)
     console = Console(stderr=True)
     if gpu() is None:
-        console.print(f"{backend}: not run, there is no GPU here; glocal verify {bundle.path} compares them on one")
+        console.print(
+            f"{backend}: not run, there is no GPU here; glocal verify {bundle.path} compares it on one", highlight=False
+        )
         return
-    real, _ = real_images(images)
+    try:
+        real, _ = real_images(images)
+    except UsageError:
+        if images is not None:
+            raise
+        # A device has no photos of its own, and need not have scikit-learn's.
+        console.print(f"{backend}: not compared; glocal verify {bundle.path} --images PHOTOS does it", highlight=False)
+        return
     for plan, comparison in zip(plans, verify_bundle(bundle, real, [backend], precisions), strict=True):
         if comparison.skipped:
             raise GlocalError(f"{plan.path} cannot be run", found=comparison.skipped)

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ..runtime.backends.tensorrt_api import Gpu, Library, Log, log_of
 from ..runtime.errors import EngineError, GlocalError, UsageError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import Precision
 from ..runtime.plans import PlanOptions
+from ..runtime.progress import note
 from .tensorrt_layers import Inspection, inspect_engine, inspect_network
 from .tensorrt_progress import run_with_progress
 
@@ -55,6 +54,7 @@ def build_plan(
     *,
     gpu: Gpu | None,
     timing_cache: Path | None = None,
+    allow: bool = False,
 ) -> BuiltPlan:
     """Build a plan from an ONNX graph.
 
@@ -67,6 +67,7 @@ def build_plan(
         gpu: The GPU of this machine, as `tensorrt_api.gpu` found it. TensorRT-RTX builds without one.
         timing_cache: A file with TensorRT's timings of earlier builds, read if it is there, and written. One that
             TensorRT refuses is replaced, with a message.
+        allow: Accept layers that compute in a wider type than was asked for, with a message.
 
     Raises:
         UsageError: There is no GPU, or this version does not offer an option.
@@ -90,7 +91,7 @@ def build_plan(
             found=_parser_errors(parser) or log.quote(),
             fix=_parser_fix(parser),
         )
-    inspection = inspect_network(trt, network, name, precision, strongly_typed)
+    inspection = inspect_network(trt, network, name, precision, strongly_typed=strongly_typed, allow=allow)
     config = builder.create_builder_config()
     _configure(library, config, precision, options, strongly_typed)
     _set_profile(builder, network, config, name, options)
@@ -110,8 +111,8 @@ def build_plan(
     if cache is not None:
         write_atomically(cache, bytes(config.get_timing_cache().serialize()))
     data = bytes(built)
-    if gpu is not None:
-        inspection = inspect_engine(library, data, name, inspection)
+    if gpu is not None and _runs_on(gpu, options):
+        inspection = inspect_engine(library, data, name, inspection, allow=allow)
     return BuiltPlan(data, seconds, network.num_layers, strongly_typed, inspection)
 
 
@@ -127,6 +128,11 @@ def check_machine(library: Library, gpu: Gpu | None) -> None:
             found="no NVIDIA driver, or no GPU",
             fix="Copy the bundle to the machine with the GPU and build there, or use --backend tensorrt_rtx.",
         )
+
+
+def _runs_on(gpu: Gpu, options: PlanOptions) -> bool:
+    own = "{}.{}".format(*gpu.compute_capability)
+    return not options.compute_capabilities or own in options.compute_capabilities
 
 
 def _network(library: Library, builder: Any) -> tuple[Any, bool]:
@@ -222,16 +228,16 @@ def _attach_timing_cache(library: Library, config: Any, path: Path | None) -> Pa
     """Attach the cache in a file, or an empty one where TensorRT refuses it; returns where to write it afterwards."""
     if path is None:
         return None
-    console, log = Console(stderr=True), log_of(library)
+    log = log_of(library)
     if library.name == "tensorrt_rtx":
-        console.print(f"{path} is not used: TensorRT-RTX has no timing cache.", highlight=False)
+        note(f"{path} is not used: TensorRT-RTX has no timing cache.")
         return None
     try:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise UsageError(f"{path} cannot be read.", found=str(error), fix="Name a file, or a new one.") from error
     if content and not _accepts(log, config, content):
-        console.print(f"{path} is dropped: {log.quote(1)}", highlight=False)
+        note(f"{path} is dropped: {log.quote(1)}")
         content = b""
     if not content:
         config.set_timing_cache(config.create_timing_cache(b""), False)

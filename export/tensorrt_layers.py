@@ -18,6 +18,7 @@ from typing import Any, Literal
 from ..runtime.backends.tensorrt_api import Library, log_of
 from ..runtime.errors import EngineError, GlocalError
 from ..runtime.manifest import Precision
+from ..runtime.progress import note
 
 _SHOWN = 5  # layers that an error names
 _WORKING = ("CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY")
@@ -44,14 +45,18 @@ class Inspection:
         asked: Precision of each working layer by its name, as the network says.
         precisions: How many working layers compute in each precision; ``unknown`` where the engine does not say.
         source: Whether ``precisions`` were read from the engine or from the network.
+        strongly_typed: Whether TensorRT had to follow the network.
     """
 
     asked: dict[str, Precision]
     precisions: dict[str, int]
     source: Literal["engine", "network"]
+    strongly_typed: bool = True
 
 
-def inspect_network(trt: Any, network: Any, name: str, precision: Precision, strongly_typed: bool) -> Inspection:
+def inspect_network(
+    trt: Any, network: Any, name: str, precision: Precision, *, strongly_typed: bool = True, allow: bool = False
+) -> Inspection:
     """What the parsed network asks for, layer by layer.
 
     Args:
@@ -59,11 +64,12 @@ def inspect_network(trt: Any, network: Any, name: str, precision: Precision, str
         network: The parsed network.
         name: What to call the graph in messages.
         precision: What the graph was made for.
-        strongly_typed: Whether the types in the network are binding; else every layer is asked for the precision.
+        strongly_typed: Whether the types in the network are binding; else fp16 is asked of all convolutions.
+        allow: Print what would be refused.
 
     Raises:
-        GlocalError: Most convolutions (or, without any, all products) are in another precision; or a layer has Q/DQ on
-            one input only, so that it cannot compute in INT8.
+        GlocalError: The graph is not of the precision, or a layer has Q/DQ on one input only, so that it cannot compute
+            in INT8.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     dequantized = {layer.get_output(0).name for layer in layers if layer.type == trt.LayerType.DEQUANTIZE}
@@ -79,23 +85,24 @@ def inspect_network(trt: Any, network: Any, name: str, precision: Precision, str
             asked[layer.name] = "int8"
         elif any(quantized):
             lopsided.append(layer.name)
-        elif not strongly_typed and precision == "fp16":
+        elif not strongly_typed and precision == "fp16" and kinds[layer.type] in _CONVOLUTIONS:
             asked[layer.name] = "fp16"
         elif (kind := _RENAMED.get(layer.get_output(0).dtype.name)) is not None:
             asked[layer.name] = kind  # type: ignore[assignment]
         if kinds[layer.type] in _CONVOLUTIONS:
             convolutions.append(layer.name)
     if lopsided:
-        raise GlocalError(
-            f"{name} quantises one input of a layer and not the other, so TensorRT does not compute it in INT8.",
-            found=_listed(lopsided),
-            fix="Calibrate and export the bundle again.",
-        )
-    _check_asked(asked, convolutions, name, precision)
-    return Inspection(asked, dict(Counter(asked.values())), "network")
+        what = f"{name} quantises one input of a layer and not the other, so TensorRT does not compute it in INT8."
+        _refuse(what, lopsided, "Calibrate and export the bundle again.", allow)
+    others, allowed = _others(asked, convolutions, precision)
+    if len(others) > allowed:
+        what = f"{name} was asked for in {precision}, but has layers that are not."
+        listed = [f"{layer} ({asked.get(layer, 'of another type')})" for layer in others]
+        _refuse(what, listed, "Export the bundle again with this precision.", allow)
+    return Inspection(asked, dict(Counter(asked.values())), "network", strongly_typed)
 
 
-def inspect_engine(library: Library, plan: bytes, name: str, asked: Inspection) -> Inspection:
+def inspect_engine(library: Library, plan: bytes, name: str, asked: Inspection, *, allow: bool = False) -> Inspection:
     """What the engine computes in, layer by layer.
 
     Args:
@@ -103,6 +110,7 @@ def inspect_engine(library: Library, plan: bytes, name: str, asked: Inspection) 
         plan: The serialised engine.
         name: What to call the graph in messages.
         asked: What the network asked for.
+        allow: Print what would be refused.
 
     Raises:
         EngineError: TensorRT cannot open the plan that it has just built.
@@ -110,27 +118,26 @@ def inspect_engine(library: Library, plan: bytes, name: str, asked: Inspection) 
     """
     trt, log = library.module, log_of(library)
     runtime = trt.Runtime(log.logger)
-    if hasattr(
-        runtime, "engine_host_code_allowed"
-    ):  # a version-compatible plan holds code; this one we built ourselves
-        runtime.engine_host_code_allowed = True
+    runtime.engine_host_code_allowed = True  # a version-compatible plan holds code; this one was built here
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(f"{library.name} cannot open the plan of {name} that it built.", found=log.quote())
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return check_engine(text, name, asked)
+    return check_engine(text, name, asked, allow=allow)
 
 
-def check_engine(text: str, name: str, asked: Inspection) -> Inspection:
+def check_engine(text: str, name: str, asked: Inspection, *, allow: bool = False) -> Inspection:
     """Compare the inspector's JSON with what the network asked for.
 
     Args:
         text: What ``EngineInspector.get_engine_information`` gave.
         name: What to call the graph in messages.
         asked: What the network asked for.
+        allow: Print what would be refused.
 
     Raises:
-        GlocalError: A layer computes in a wider type than it was asked for.
+        GlocalError: A layer computes in a wider type than it was asked for. Where the network was not strongly typed
+            and TensorRT could choose: most layers do.
     """
     try:
         layers = [layer for layer in json.loads(text)["Layers"] if isinstance(layer, dict)]
@@ -151,13 +158,11 @@ def check_engine(text: str, name: str, asked: Inspection) -> Inspection:
         for layer, precision in found.items()
         if precision is not None and order.index(precision) > order.index(asked.asked[layer])
     ]
-    if wider:
-        raise GlocalError(
-            f"TensorRT built layers of {name} in a wider type than was asked for.",
-            found=_listed(wider),
-            fix="Use another precision, a newer TensorRT, or leave these layers out of the quantisation.",
-        )
-    return Inspection(asked.asked, dict(Counter(value or "unknown" for value in found.values())), "engine")
+    if len(wider) > (0 if asked.strongly_typed else len(found) // 2):
+        fix = "Use another precision, a newer TensorRT, or leave these layers out of the quantisation."
+        _refuse(f"TensorRT built layers of {name} in a wider type than was asked for.", wider, fix, allow)
+    precisions: dict[str, int] = dict(Counter(value or "unknown" for value in found.values()))
+    return Inspection(asked.asked, precisions, "engine", asked.strongly_typed)
 
 
 def layer_precision(entry: dict[str, Any]) -> Precision | None:
@@ -167,8 +172,8 @@ def layer_precision(entry: dict[str, Any]) -> Precision | None:
         return found
     if found := _first(_KERNELS, [str(entry.get("TacticName", ""))]):
         return found
-    tensors = entry.get("Inputs") or []
-    return _first(_TYPES, [str(tensor.get("Format/Datatype", "")) for tensor in tensors if isinstance(tensor, dict)])
+    inputs = [entry for entry in entry.get("Inputs") or [] if isinstance(entry, dict)]
+    return _first(_TYPES, [str(each.get("Format/Datatype", "")) for each in inputs])
 
 
 def _first(patterns: Iterable[tuple[Precision, re.Pattern[str]]], texts: list[str]) -> Precision | None:
@@ -182,23 +187,24 @@ def _mentions(text: str, layer: str) -> bool:
     return re.search(rf"(?<![\w./]){re.escape(layer)}(?![\w./])", text) is not None
 
 
-def _check_asked(asked: dict[str, Precision], convolutions: list[str], name: str, precision: Precision) -> None:
-    """Refuse a graph that is hardly of its precision. Some layers may be wider on purpose, such as classifiers."""
-    if precision == "fp32":
-        return
-    watched = convolutions or list(asked)
+def _others(asked: dict[str, Precision], convolutions: list[str], precision: Precision) -> tuple[list[str], int]:
+    """The layers that should be of the precision and are not, and how many of them are allowed.
+
+    All convolutions of an fp16 graph are half; products may be wider on purpose, as those of classifiers are. Of an
+    int8 graph's convolutions most are quantised: calibration may leave some out, and products, of which there are few.
+    """
+    watched = convolutions if convolutions or precision == "int8" else list(asked)
     others = [layer for layer in watched if asked.get(layer) != precision]
-    # A graph without convolutions may be left unquantised: its products are few.
-    if not watched or (precision == "int8" and not convolutions):
-        return
-    if len(others) > len(watched) / 2 or len(others) == len(watched):
-        raise GlocalError(
-            f"{name} was asked for in {precision}, but most of its layers are not.",
-            found=_listed([f"{layer} ({asked.get(layer, 'of another type')})" for layer in others]),
-            fix="Export the bundle again with this precision.",
-        )
+    if precision == "fp32":
+        return others, len(watched)
+    if precision == "int8":
+        return others, len(watched) // 2
+    return others, 0 if convolutions else max(len(watched) - 1, 0)
 
 
-def _listed(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _refuse(what: str, layers: list[str], fix: str, allow: bool) -> None:
+    more = len(layers) - _SHOWN
+    found = ", ".join(layers[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    if not allow:
+        raise GlocalError(what, found=found, fix=fix)
+    note(f"allowed: {what} {found}")

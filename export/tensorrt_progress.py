@@ -32,7 +32,7 @@ def run_with_progress(trt: Any, config: Any, build: Callable[[], Any], descripti
     """
     console = Console(stderr=True)
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -48,15 +48,17 @@ def run_with_progress(trt: Any, config: Any, build: Callable[[], Any], descripti
     with bars:
         bars.add_task(description, total=None if monitor is None else 1)
         outcome: list[Any] = []
-        worker = threading.Thread(target=_call, args=(build, outcome), name=description, daemon=True)
-        worker.start()
+        # An event, since Thread.join that Ctrl-C interrupts may take the thread for ended (Python 3.11).
+        done = threading.Event()
+        worker = threading.Thread(target=_call, args=(build, outcome, done), name=description, daemon=True)
         try:
-            while worker.is_alive():
-                worker.join(0.1)
+            worker.start()  # which waits, and so can be interrupted, when the build is under way already
+            while not done.wait(0.1):
+                pass
         except KeyboardInterrupt:
             stop.set()
             console.print("stopping; Ctrl-C again to leave at once")
-            worker.join()
+            done.wait()
             raise
     result, error = outcome
     if error is not None:
@@ -64,11 +66,13 @@ def run_with_progress(trt: Any, config: Any, build: Callable[[], Any], descripti
     return result
 
 
-def _call(build: Callable[[], Any], outcome: list[Any]) -> None:
+def _call(build: Callable[[], Any], outcome: list[Any], done: threading.Event) -> None:
     try:
         outcome.extend((build(), None))
     except BaseException as error:  # raised again in the main thread
         outcome.extend((None, error))
+    finally:
+        done.set()
 
 
 def _make_monitor(trt: Any, bars: Progress, stop: threading.Event) -> Any:

@@ -137,7 +137,7 @@ class Plan:
         Raises:
             BundleError: The file is missing, or not the one that was built.
         """
-        fix = rebuild(self.info.library, self.info.precision)
+        fix = rebuild(self.info.library, self.info.precision, self.path.parents[1])
         with open_inside(self.path, f"{graph}.plan", fix) as file:
             data = file.read()
         digest, expected = hashlib.sha256(data).hexdigest(), self.info.graphs[graph].sha256
@@ -181,15 +181,18 @@ def find_plan(
         BundleError: There is no such plan, or what there is was built for another version, GPU or graph; nothing of it
             was handed to TensorRT.
     """
-    reasons = []
+    fitting, reasons = [], []
     for plan in list_plans(bundle):
         if isinstance(plan, GlocalError):
             reasons.append(f"{plan.what} {plan.found}")
         elif (plan.info.library, plan.info.precision) == (library, precision):
             reason = _unfit(plan.info, bundle, version, compute_capability)
             if reason is None:
-                return plan
+                fitting.append(plan)
             reasons.append(f"{plan.path.name}: {reason}")
+    if fitting:  # rather the one for this very version and GPU than a compatible one
+        own = [_covers(plan.info, compute_capability, exactly=True) for plan in fitting]
+        return max(zip(fitting, own, strict=True), key=lambda pair: (pair[0].info.version == version, pair[1]))[0]
     raise BundleError(
         f"{bundle.path} has no {precision} plan for {library} {version}{_on(compute_capability)}.",
         found="; ".join(reasons) or f"no {precision} plan of {library} at all",
@@ -198,10 +201,10 @@ def find_plan(
 
 
 def list_plans(bundle: Bundle) -> list[Plan | GlocalError]:
-    """All plans of a bundle, newest version first, with an error in the place of one that cannot be read."""
+    """All plans of a bundle by name, with an error in the place of one that cannot be read."""
     folder = bundle.path / PLANS
     found: list[Plan | GlocalError] = []
-    for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ():
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_dir() and not path.name.startswith("."):  # a dot: unfinished work of a build that was ended
             try:
                 found.append(read_plan(path))
@@ -278,15 +281,15 @@ def _is_later(version: str, built: str) -> bool:
     return here[:1] == there[:1] and here >= there
 
 
-def _covers(info: PlanInfo, compute_capability: tuple[int, int] | None) -> bool:
-    if info.compute_capability == ANY_GPU:
+def _covers(info: PlanInfo, compute_capability: tuple[int, int] | None, *, exactly: bool = False) -> bool:
+    """Whether a plan runs on a GPU; with ``exactly``, whether it was built for its compute capability by name."""
+    own = None if compute_capability is None else "{}.{}".format(*compute_capability)
+    if own in info.compute_capability.split("+"):
         return True
-    if compute_capability is None:
-        return False
-    built = info.compute_capability.split("+")
-    if "{}.{}".format(*compute_capability) in built:
-        return True
-    return info.options.hardware_compatible == "ampere_plus" and compute_capability >= (8, 0)
+    if exactly or info.compute_capability == ANY_GPU:
+        return not exactly
+    ampere_plus = info.options.hardware_compatible == "ampere_plus"
+    return ampere_plus and compute_capability is not None and compute_capability >= (8, 0)
 
 
 def _on(compute_capability: tuple[int, int] | None) -> str:

@@ -1,4 +1,4 @@
-"""Progress of long work, on stderr and only for a person who watches."""
+"""Progress of long work on stderr: bars for a person who watches, and notes that stay."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def progressed(items: Iterable[T], description: str, total: int | None = None) -
     """The items, with a bar that disappears when they are done."""
     console = Console(stderr=True)
     return track(items, description, total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def note(text: str) -> None:
+    """One line on stderr, as it is: brackets in it are no markup, and a long path is not broken."""
+    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)

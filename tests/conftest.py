@@ -7,6 +7,8 @@ import pytest
 
 # Test processes share few cores with each other; spinning threads of idle pools would only slow them down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -122,13 +122,24 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1)] = 16,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images (runs only).")] = 2,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to score (runs only).")] = "auto",
+    backend: Annotated[str, typer.Option(help="What runs it: auto, onnxruntime, ... (bundles only).")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16, int8 (bundles only).")] = "auto",
 ) -> None:
     """Metrics of a run (PyTorch) or of a bundle (its runtime) on a split."""
     from .evaluate import evaluate as evaluate_target
     from .tables import print_classes, print_metrics, print_probe
 
     metrics = evaluate_target(
-        target, data, split, length=length, batch=batch, workers=workers, device=device, probe=probe
+        target,
+        data,
+        split,
+        length=length,
+        batch=batch,
+        workers=workers,
+        device=device,
+        probe=probe,
+        backend=backend,
+        precision=precision,
     )
     if json_file:
         write_atomically(json_file, (json.dumps(metrics, indent=2) + "\n").encode())

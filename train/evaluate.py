@@ -44,6 +44,8 @@ def evaluate(
     workers: int = 2,
     device: Device = "auto",
     probe: bool = False,
+    backend: str = "auto",
+    precision: str = "auto",
 ) -> dict[str, Any]:
     """Metrics of a run (PyTorch) or of a bundle (its runtime).
 
@@ -56,6 +58,8 @@ def evaluate(
         workers: Processes that load images, for runs.
         device: Where a run is scored; ``auto`` takes a GPU if there is one.
         probe: Also look at what the model's regions do (see ``probe.probe``), for runs.
+        backend: What runs a bundle (see ``Pipeline.load``).
+        precision: Which of a bundle's precisions, likewise.
 
     Returns:
         What ``summarise`` gives, and the probe's figures under ``probe``.
@@ -69,9 +73,13 @@ def evaluate(
     if (target / MANIFEST).is_file():
         if probe:
             raise UsageError("only a run can be probed", found=f"the bundle {target}", fix="give the run it came from")
-        with Pipeline.load(target) as pipeline:
+        with Pipeline.load(target, backend, precision) as pipeline:
             images = _open(data, split, length, pipeline.input_size, pipeline.labels)
             return summarise(score_bundle(pipeline, images, batch), images, pipeline.thresholds)
+    if (backend, precision) != ("auto", "auto"):
+        raise UsageError(
+            "a run has no engines", found=f"--backend {backend} --precision {precision}", fix="give a bundle"
+        )
     checkpoint = load_model(target)
     model = checkpoint.model.to(_device(device))
     images = _open(data, split, length, model.config.image_size, model.config.classes)

@@ -123,11 +123,19 @@ def _open(bundle: Bundle, backend: Backend, precision: Precision, threads: int |
         library, device = load_library(backend), gpu()
         capability = device.compute_capability if device else None
         plan = find_plan(bundle, backend, library.version, capability, precision)
-        return TensorRTEngines(library, plan.read("global"), plan.read("local"), max_boxes=plan.info.options.max_boxes)
+        return TensorRTEngines(
+            library,
+            plan.read("global"),
+            plan.read("local"),
+            max_boxes=plan.info.options.max_boxes,
+            host_code=plan.info.options.version_compatible,
+        )
 
     from .onnxruntime import OnnxRuntimeEngines
 
-    return OnnxRuntimeEngines(bundle.read(f"{precision}/global.onnx"), bundle.read(f"{precision}/local.onnx"), threads)
+    return OnnxRuntimeEngines(
+        bundle.read(f"{precision}/global.onnx"), bundle.read(f"{precision}/local.onnx"), threads, backend
+    )
 
 
 def _has_plan(bundle: Bundle, backend: Literal["tensorrt", "tensorrt_rtx"], precision: Precision) -> bool:

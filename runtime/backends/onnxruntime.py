@@ -1,4 +1,4 @@
-"""Both graphs in ONNX Runtime, on the CPU."""
+"""Both graphs in ONNX Runtime, on the CPU or on a GPU."""
 
 from __future__ import annotations
 
@@ -9,74 +9,69 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ..errors import BundleError, EngineError
+from ..errors import BundleError, EngineError, UsageError
 from . import GlobalOutputs
+from .contract import FEATURES, Binding, check_graphs
 
-_HALF_OR_SINGLE = ("tensor(float16)", "tensor(float)")
-_SINGLE = ("tensor(float)",)
+_KINDS = {"tensor(uint8)": "uint8", "tensor(float16)": "float16", "tensor(float)": "float32"}
 _FIX = "Export the bundle again."
 
 
-class _Tensor(NamedTuple):
-    """What the contract says of an input or output: its types, and which axes may differ from run to run."""
+class _Provider(NamedTuple):
+    """An execution provider: its name, what takes over the operators that it lacks, and where its tensors lie."""
 
-    types: tuple[str, ...]
-    dynamic: tuple[bool, ...]
+    name: str
+    others: tuple[str, ...]
+    device: str
 
 
-_FEATURES = {
-    "features": _Tensor(_HALF_OR_SINGLE, (True, False, False, False)),
-    "global_feature": _Tensor(_HALF_OR_SINGLE, (True, False)),
-}
-_LOGITS = {"logits": _Tensor(_SINGLE, (True, False))}
-_GLOBAL_INPUTS = {"image": _Tensor(("tensor(uint8)",), (True, False, False, False))}
-_GLOBAL_OUTPUTS = {**_LOGITS, "class_maps": _Tensor(_SINGLE, (True, False, False, False)), **_FEATURES}
-_LOCAL_INPUTS = {
-    **_FEATURES,
-    "boxes": _Tensor(_SINGLE, (True, True, False)),
-    "counts": _Tensor(_SINGLE, (True, True)),
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+PROVIDERS = {
+    "onnxruntime": _Provider(_CPU, (), "cpu"),
+    "onnxruntime-cuda": _Provider(_CUDA, (_CPU,), "cuda"),
+    "onnxruntime-tensorrt": _Provider("TensorrtExecutionProvider", (_CUDA, _CPU), "cuda"),
 }
 
 
 class OnnxRuntimeEngines:
-    """The global and the local graph as two ONNX Runtime sessions on the CPU.
+    """The global and the local graph as two ONNX Runtime sessions.
 
     Args:
         global_graph: The global graph, a serialised ONNX model without external data.
         local_graph: The local graph, likewise.
-        threads: Threads within one operator; None leaves the choice to ONNX Runtime.
+        threads: Threads within one operator on the CPU; None leaves the choice to ONNX Runtime.
+        backend: ``onnxruntime`` for the CPU, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt`` for ONNX Runtime's GPU
+            providers, which leave the features on the device.
 
     Attributes:
         input_size: (height, width) of the images, pixels.
         labels: How many labels the graphs score.
 
     Raises:
+        UsageError: ONNX Runtime has no such provider here.
         BundleError: A graph cannot be loaded, or its inputs and outputs are not those of the contract.
     """
 
-    def __init__(self, global_graph: bytes, local_graph: bytes, threads: int | None = None) -> None:
+    def __init__(
+        self, global_graph: bytes, local_graph: bytes, threads: int | None = None, backend: str = "onnxruntime"
+    ) -> None:
+        provider = _available(backend)
         options = ort.SessionOptions()
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 4  # every error is also raised
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._global = _open(global_graph, options, "global")
-        self._local = _open(local_graph, options, "local")
-
-        image = _check(self._global.get_inputs(), _GLOBAL_INPUTS, "inputs of the global graph")
-        given = _check(self._global.get_outputs(), _GLOBAL_OUTPUTS, "outputs of the global graph")
-        taken = _check(self._local.get_inputs(), _LOCAL_INPUTS, "inputs of the local graph")
-        scores = _check(self._local.get_outputs(), _LOGITS, "outputs of the local graph")
-        for name in _FEATURES:
-            if given[name] != taken[name]:
-                found = f"{given[name]} from the global graph, {taken[name]} into the local graph"
-                raise BundleError(f"{name} does not fit between the graphs.", found=found, fix=_FIX)
-        counted = {given["logits"][1][1], given["class_maps"][1][1], scores["logits"][1][1]}
-        if len(counted) > 1:
-            raise BundleError("The graphs differ in labels.", found=f"{sorted(counted)} labels", fix=_FIX)
-        self.input_size: tuple[int, int] = image["image"][1][1:3]
-        self.labels: int = counted.pop()
+        self._run = _run if provider.device == "cpu" else _Bound(provider.device)
+        self._global = _open(global_graph, options, "global", provider)
+        self._local = _open(local_graph, options, "local", provider)
+        self.input_size, self.labels = check_graphs(
+            _bindings(self._global.get_inputs()),
+            _bindings(self._global.get_outputs()),
+            _bindings(self._local.get_inputs()),
+            _bindings(self._local.get_outputs()),
+            _FIX,
+        )
 
     def run_global(self, images: NDArray[np.uint8]) -> GlobalOutputs:
         """Run the global graph.
@@ -87,9 +82,9 @@ class OnnxRuntimeEngines:
         Raises:
             EngineError: ONNX Runtime failed.
         """
-        outputs = _run(self._global, {"image": _value(images)}, list(_GLOBAL_OUTPUTS), "global")
+        outputs = self._run(self._global, {"image": _value(images)}, ("logits", "class_maps", *FEATURES), "global")
         logits, class_maps, *features = outputs
-        return GlobalOutputs(logits.numpy(), class_maps.numpy(), dict(zip(_FEATURES, features, strict=True)))
+        return GlobalOutputs(logits.numpy(), class_maps.numpy(), dict(zip(FEATURES, features, strict=True)))
 
     def run_local(
         self, outputs: GlobalOutputs, boxes: NDArray[np.float32], counts: NDArray[np.float32]
@@ -108,19 +103,52 @@ class OnnxRuntimeEngines:
             EngineError: ONNX Runtime failed.
         """
         inputs = {**outputs.on_device, "boxes": _value(boxes), "counts": _value(counts)}
-        return _run(self._local, inputs, ["logits"], "local")[0].numpy()
+        return self._run(self._local, inputs, ("logits",), "local")[0].numpy()
 
     def close(self) -> None:
         """Free both sessions."""
         del self._global, self._local
 
 
-def _open(graph: bytes, options: ort.SessionOptions, name: str) -> ort.InferenceSession:
+def _available(backend: str) -> _Provider:
+    provider = PROVIDERS.get(backend)
+    if provider is None:
+        raise UsageError(f"ONNX Runtime has no backend {backend!r}.", fix=f"Choose one of {', '.join(PROVIDERS)}.")
+    there = ort.get_available_providers()
+    if provider.name not in there:
+        raise UsageError(
+            f"This ONNX Runtime has no {provider.name}, which the backend {backend} needs.",
+            found=", ".join(there),
+            fix="pip uninstall onnxruntime, then pip install onnxruntime-gpu; on a Jetson, NVIDIA's wheel of it.",
+        )
+    return provider
+
+
+def _open(graph: bytes, options: ort.SessionOptions, name: str, provider: _Provider) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(graph, options, providers=[provider.name, *provider.others])
     except Exception as error:  # ONNX Runtime's exceptions have no common class
         found = str(error)
         raise BundleError(f"ONNX Runtime cannot load the {name} graph.", found=found, fix=_FIX) from error
+    used = session.get_providers()
+    if provider.name not in used:  # it only warns where the provider's libraries cannot be loaded
+        raise UsageError(
+            f"ONNX Runtime could not start {provider.name} and would have run on other providers.",
+            found=", ".join(used),
+            fix="Install the CUDA, cuDNN and TensorRT versions that this onnxruntime-gpu was built for, and see that "
+            "nvidia-smi shows the GPU.",
+        )
+    return session
+
+
+def _bindings(tensors: Sequence[Any]) -> dict[str, Binding]:
+    return {
+        tensor.name: Binding(
+            _KINDS.get(tensor.type, tensor.type),
+            tuple(length if isinstance(length, int) else None for length in tensor.shape),
+        )
+        for tensor in tensors
+    }
 
 
 def _value(array: NDArray[Any]) -> ort.OrtValue:
@@ -134,30 +162,30 @@ def _run(
         # Values in and out stay where they are: what is not asked for as an array is not copied.
         return session.run_with_ort_values(outputs, inputs)
     except Exception as error:  # ONNX Runtime's exceptions have no common class
-        fix = "Use a smaller batch if memory is short; else export the bundle again."
-        raise EngineError(f"The {name} engine failed.", found=str(error), fix=fix) from error
+        raise _failed(name, error) from error
 
 
-def _check(tensors: Sequence[Any], contract: Mapping[str, _Tensor], what: str) -> dict[str, tuple[str, Any]]:
-    """Check names, types and shapes; returns type and shape by name, with None for a dynamic axis."""
-    found = {tensor.name: (tensor.type, tensor.shape) for tensor in tensors}
-    if set(found) != set(contract):
-        raise BundleError(
-            f"The {what} are not those of a bundle's graph.",
-            found=f"{', '.join(sorted(found))}, expected {', '.join(sorted(contract))}",
-            fix=_FIX,
-        )
-    checked = {}
-    for name, (kind, axes) in found.items():
-        shape = tuple(length if isinstance(length, int) else None for length in axes)
-        expected = contract[name]
-        dynamic = tuple(length is None for length in shape)
-        if kind not in expected.types or dynamic != expected.dynamic:
-            wanted = ["dynamic" if free else "fixed" for free in expected.dynamic]
-            raise BundleError(
-                f"{name} has the wrong type or shape among the {what}.",
-                found=f"{kind} {axes}, expected {' or '.join(expected.types)} [{', '.join(wanted)}]",
-                fix=_FIX,
-            )
-        checked[name] = (kind, shape)
-    return checked
+class _Bound(NamedTuple):
+    """Runs a session with the features left on a device, which plain runs would copy to the host."""
+
+    device: str
+
+    def __call__(
+        self, session: ort.InferenceSession, inputs: Mapping[str, ort.OrtValue], outputs: Sequence[str], name: str
+    ) -> Sequence[ort.OrtValue]:
+        try:
+            binding = session.io_binding()
+            for key, value in inputs.items():
+                binding.bind_ortvalue_input(key, value)
+            for key in outputs:
+                binding.bind_output(key, self.device if key in FEATURES else "cpu")
+            session.run_with_iobinding(binding)
+            values: Sequence[ort.OrtValue] = binding.get_outputs()
+        except Exception as error:  # ONNX Runtime's exceptions have no common class
+            raise _failed(name, error) from error
+        return values
+
+
+def _failed(name: str, error: Exception) -> EngineError:
+    fix = "Use a smaller batch if memory is short; else export the bundle again."
+    return EngineError(f"The {name} engine failed.", found=str(error), fix=fix)

@@ -68,8 +68,9 @@ class Log:
 
     def quote(self, limit: int = 3) -> str:
         """The last errors, or the last warnings where there is no error; for the ``found`` of an exception."""
-        errors = [text for severity, text in self.messages if severity != "WARNING"]
-        chosen = errors or [text for _, text in self.messages]
+        told = self.messages.copy()  # a build in another thread may append
+        errors = [text for severity, text in told if severity != "WARNING"]
+        chosen = errors or [text for _, text in told]
         return "; ".join(" ".join(text.split()) for text in chosen[-limit:]) or "TensorRT gave no message"
 
 

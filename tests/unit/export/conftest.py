@@ -1,6 +1,8 @@
 import pytest
 import torch
 from glocal.export.graphs import export_global, export_local
+from glocal.runtime.backends.tensorrt_api import Library, load_library
+from glocal.runtime.errors import UsageError
 from glocal.train.config import model_config
 from glocal.train.model import GlocalNet
 
@@ -24,3 +26,28 @@ def model() -> GlocalNet:
 def graphs(model) -> dict[str, bytes]:
     """Its graphs in fp32: ``global``, and the local one in both forms, ``operator`` and ``matmul``."""
     return {"global": export_global(model)} | {form: export_local(model, form) for form in ("operator", "matmul")}
+
+
+@pytest.fixture(scope="session")
+def default_graphs() -> dict[str, bytes]:
+    """Graphs of the default preset: regions from F32, and no stage of their own."""
+    torch.manual_seed(0)
+    config = model_config("glocal", backbone="test_resnet", classes=tuple("abcde"), image_size=(96, 128))
+    model = GlocalNet(config).eval()
+    return {"global": export_global(model), "matmul": export_local(model, "matmul")}
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Library:
+    """TensorRT-RTX, which builds without a GPU."""
+    try:
+        return load_library("tensorrt_rtx")
+    except UsageError as error:
+        pytest.skip(f"builds nothing: {error.what} ({error.fix})")
+
+
+@pytest.fixture
+def exported(graphs, monkeypatch) -> None:
+    """Exporting takes seconds: graphs that were exported before serve where it is not exporting that is tested."""
+    monkeypatch.setattr("glocal.export.build.export_global", lambda _: graphs["global"])
+    monkeypatch.setattr("glocal.export.build.export_local", lambda _, form: graphs[form])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from glocal.export.build import build_bundle
+from glocal.export.compare import check, summary
 from glocal.runtime import Pipeline
 from glocal.runtime.errors import CheckpointError, GlocalError, UsageError
 from glocal.runtime.images import resize
@@ -20,11 +21,7 @@ SCRIPT = Path(__file__).parents[3] / "export" / "build_engines.py"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    config = model_config("glocal", backbone="test_resnet", classes=CLASSES, image_size=(96, 128))
-    model = GlocalNet(config).eval()
-    torch.nn.init.normal_(model.local_branch.attention.out.weight, std=0.3)
+def checkpoint(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
     save_model(path, model, {"data": "digits", "image_size": 96, "seed": 0}, {"mAP": 0.25})
     return path
@@ -53,10 +50,11 @@ def test_the_runtime_computes_what_pytorch_computes(checkpoint, bundle):
 
 def test_the_manifest_says_what_was_verified_and_where_it_comes_from(bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["labels"] == list(CLASSES)
+    assert manifest["labels"] == list("abcde")
     assert manifest["metrics"] == {"fp32": {"val/mAP": 0.25}}
     assert manifest["verification"]["fp32"]["real/same_boxes"] == 1
-    assert max(v for k, v in manifest["verification"]["fp32"].items() if k != "real/same_boxes") < 1e-3
+    assert summary(manifest["verification"]["fp32"]).endswith("100% of the images have the same boxes")
+    check(manifest["verification"]["fp32"], "fp32", "the graphs")
     assert manifest["provenance"]["verified_on"] == "8 validation images"
     assert len(manifest["provenance"]["checkpoint_sha256"]) == 64
 
@@ -106,7 +104,7 @@ def test_a_network_of_one_branch_becomes_no_bundle(tmp_path):
 
 def test_the_script_builds_the_other_form(checkpoint, bundle, tmp_path):
     out = tmp_path / "bundle"
-    command = [sys.executable, str(SCRIPT), str(checkpoint), "--out", str(out), "--roi-align", "matmul"]
+    command = [sys.executable, str(SCRIPT), str(checkpoint), "--out", str(out), "--roi-align", "operator"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     photos = load_sample_images().images
@@ -125,14 +123,16 @@ def test_the_script_prints_errors_without_a_traceback(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("exported")
 def test_nothing_is_written_when_a_graph_is_wrong(checkpoint, tmp_path, monkeypatch):
     report = {"real/local.logits": 0.5, "real/same_boxes": 1.0}
-    monkeypatch.setattr("glocal.export.build.verify", lambda *_: report)
+    monkeypatch.setattr("glocal.export.build.verify_graphs", lambda *_: report)
     with pytest.raises(GlocalError, match=r"local\.logits differs by 0\.5"):
         build_bundle(checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("exported")
 def test_without_the_training_data_photos_of_scikit_learn_serve(checkpoint, tmp_path):
     from glocal.train.checkpoint import load_model
 
@@ -142,6 +142,7 @@ def test_without_the_training_data_photos_of_scikit_learn_serve(checkpoint, tmp_
     assert built.manifest.provenance["verified_on"] == "2 photos from scikit-learn"
 
 
+@pytest.mark.usefixtures("exported")
 def test_a_folder_that_is_no_bundle_is_left_alone(checkpoint, tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("keep")

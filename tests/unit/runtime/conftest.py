@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.fixtures import gpu, opened, reference, version  # noqa: F401 (fixtures)
 from glocal.runtime.bundle import write_bundle
 from tiny_model import FIELDS, FILES
 

@@ -211,8 +211,8 @@ def test_wrong_use_is_told(pipeline: Pipeline, tiny_bundle: Path, tmp_path: Path
     with pytest.raises(UsageError, match="no precision 'int8'") as caught:
         Pipeline.load(tiny_bundle, precision="int8")
     assert "fp32" in caught.value.fix
-    with pytest.raises(UsageError, match="no backend 'tensorrt'") as caught:
-        Pipeline.load(tiny_bundle, backend="tensorrt")
+    with pytest.raises(UsageError, match="no backend 'caffe'") as caught:
+        Pipeline.load(tiny_bundle, backend="caffe")
     assert "onnxruntime" in caught.value.fix
     with pytest.raises(UsageError, match="threads"):
         Pipeline.load(tiny_bundle, threads=0)

@@ -45,6 +45,7 @@ class Point(BaseModel):
         score_shift: Mean absolute difference of fused scores to fp32.
         same_boxes: Share of the fp32 network's boxes that are chosen again.
         ms: For one image, in ONNX Runtime on this machine.
+        ms_again: A second timing, of points that were about to be chosen.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -53,6 +54,12 @@ class Point(BaseModel):
     score_shift: float
     same_boxes: float
     ms: float
+    ms_again: float | None = None
+
+    @property
+    def slower_ms(self) -> float:
+        """The slower of the timings."""
+        return max(self.ms, self.ms_again or 0)
 
 
 class State(BaseModel):
@@ -131,6 +138,7 @@ def scan(
         state.trials[" ".join(blocks)] = bench.point(blocks, state.int8.ms)
         slowest = max(slowest, time.monotonic() - began)
         _save(file, state)
+    _time_again(bench, state, share, file)
     untried = () if done else tuple(block for block in bench.blocks if block not in state.trials)
     return Result(choose(state, share), state, untried)
 
@@ -145,9 +153,20 @@ def choose(state: State, share: float) -> tuple[str, ...]:
     good = {blocks: point for blocks, point in points.items() if point.mAP >= share * state.fp32.mAP}
     if not good:
         return max(points, key=lambda blocks: points[blocks].mAP)
-    fastest = min(point.ms for point in good.values())
-    near = {blocks: point for blocks, point in good.items() if point.ms <= _NEAR * fastest}
+    fastest = min(point.slower_ms for point in good.values())
+    near = {blocks: point for blocks, point in good.items() if point.slower_ms <= _NEAR * fastest}
     return min(near, key=lambda blocks: (near[blocks].score_shift, len(blocks)))
+
+
+def _time_again(bench: _Bench, state: State, share: float, file: Path) -> None:
+    """Time what would be chosen once more, until the choice holds.
+
+    The fastest of many noisy timings is one that noise has favoured; the slower of two is what such a point gets.
+    """
+    while (chosen := choose(state, share)) and state.trials[" ".join(chosen)].ms_again is None:
+        again = {"ms_again": bench.ms(chosen, state.int8.ms)}
+        state.trials[" ".join(chosen)] = state.trials[" ".join(chosen)].model_copy(update=again)
+        _save(file, state)
 
 
 def ranking(state: State) -> list[str]:
@@ -213,10 +232,15 @@ class _Bench:
 
     def point(self, blocks: tuple[str, ...], base_ms: float) -> Point:
         """The point with some blocks in fp32; its time is ``base_ms`` times the ratio to int8 throughout."""
-        with self._open(()) as base, self._open(blocks) as pipeline:
-            ms = time_by_turns({"base": base, "trial": pipeline}, self._photos.images[0])
+        with self._open(blocks) as pipeline:
             report = compare(self._fp32_predictions(), predict(pipeline, self._photos, "int8"), self._targets)
-        return _point(report, base_ms * ms["trial"] / ms["base"])
+        return _point(report, self.ms(blocks, base_ms))
+
+    def ms(self, blocks: tuple[str, ...], base_ms: float) -> float:
+        """Only the time of a point."""
+        with self._open(()) as base, self._open(blocks) as pipeline:
+            times = time_by_turns({"base": base, "trial": pipeline}, self._photos.images[0])
+        return base_ms * times["trial"] / times["base"]
 
     def _fp32_predictions(self) -> list[Prediction]:
         if not self._reference:
@@ -245,8 +269,7 @@ class _InMemory:
 
 
 def _point(report: Mapping[str, float], ms: float) -> Point:
-    names = ("mAP", "score_shift", "same_boxes")
-    return Point(**{name: report[name] for name in names}, ms=ms)
+    return Point(mAP=report["mAP"], score_shift=report["score_shift"], same_boxes=report["same_boxes"], ms=ms)
 
 
 def _load(file: Path, key: str) -> State | None:

@@ -28,7 +28,7 @@ def plot(state: State, chosen: tuple[str, ...], share: float) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 1, sharex=True)
     for axis, what in zip(axes, ("mAP", "score_shift"), strict=True):
-        axis.plot([p.ms for p in path], [getattr(p, what) for p in path], "-", color="tab:blue", lw=1, zorder=1)
+        axis.plot([p.slower_ms for p in path], [getattr(p, what) for p in path], "-", color="tab:blue", lw=1, zorder=1)
         for points, label, marker, colour in (
             (list(single.values()), "one block in fp32", "o", "tab:grey"),
             (together, "the best blocks in fp32", "s", "tab:blue"),
@@ -37,12 +37,12 @@ def plot(state: State, chosen: tuple[str, ...], share: float) -> bytes:
             ([taken], "chosen", "*", "tab:red"),
         ):
             size = 180 if label == "chosen" else 30
-            ms, values = [p.ms for p in points], [getattr(p, what) for p in points]
+            ms, values = [p.slower_ms for p in points], [getattr(p, what) for p in points]
             axis.scatter(ms, values, s=size, c=colour, marker=marker, label=label)
         for block in best[:5]:
             point = single[block]
             axis.annotate(
-                block, (point.ms, getattr(point, what)), fontsize=7, xytext=(4, 4), textcoords="offset points"
+                block, (point.slower_ms, getattr(point, what)), fontsize=7, xytext=(4, 4), textcoords="offset points"
             )
         axis.grid(alpha=0.3)
     axes[0].axhline(share * state.fp32.mAP, ls="--", color="tab:red", lw=1)

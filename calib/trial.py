@@ -27,7 +27,7 @@ def open_pipeline(manifest: Manifest, files: Mapping[str, bytes], precision: str
     return Pipeline(manifest, "fp32", engines, selector_of(manifest))
 
 
-def time_by_turns(pipelines: Mapping[str, Pipeline], image: NDArray[np.uint8], rounds: int = 21) -> dict[str, float]:
+def time_by_turns(pipelines: Mapping[str, Pipeline], image: NDArray[np.uint8], rounds: int = 41) -> dict[str, float]:
     """Milliseconds that each pipeline takes for one image, without decoding it.
 
     One call of each a round, so that whatever slows the machine slows them alike. The figure is the first pipeline's

@@ -92,7 +92,7 @@ def _show_scan(console: Console, scan: Result, file: Path, share: float) -> None
     rows |= {name: point for name, point in state.trials.items() if " " in name}
     for name, point in rows.items():
         style = "bold" if name == " ".join(scan.chosen) else None
-        figures = (f"{point.mAP:.4f}", f"{point.score_shift:.4f}", f"{point.same_boxes:.1%}", f"{point.ms:.1f}")
+        figures = (f"{point.mAP:.4f}", f"{point.score_shift:.4f}", f"{point.same_boxes:.1%}", f"{point.slower_ms:.1f}")
         table.add_row(name, *figures, style=style)
     console.print(table)
     chosen = ", ".join(scan.chosen) or "nothing"

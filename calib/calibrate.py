@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..runtime.bundle import Bundle, add_to_bundle, drop_from_bundle
+from ..runtime.errors import UsageError
 from ..runtime.metrics import multilabel_metrics
 from ..runtime.thresholds import fit_thresholds
 from .build import quantize
@@ -79,12 +80,13 @@ def calibrate(
     Raises:
         CalibrationError: The table or the images are unsuitable, or int8 loses too much accuracy. The bundle stays as
             it was.
-        UsageError: ``exclude`` names what is not there.
+        UsageError: ``exclude`` names what is not there, or there are neither photos nor a table.
     """
     graphs = source_graphs(bundle)
     excluded = default_exclude(graphs.values()) if exclude is None else expand(graphs.values(), exclude)
     if table is None:
-        assert photos is not None  # for mypy; said above
+        if photos is None:
+            raise UsageError("Without a table, images to calibrate with are needed.", fix="Give photos, or a table.")
         table = collect(bundle, draw(photos, images, seed), METHODS, threads)
     check_table(table, bundle.manifest, tuple(f"fp32/{name}.onnx" for name in graphs))
     scanned = None

@@ -143,7 +143,11 @@ class _Recorder:
     def _run(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         session = self._sessions[name]
         names = [output.name for output in session.get_outputs()]
-        values = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        try:
+            values = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions have no common class
+            fix = "Free memory, or use a smaller input size: all activations of one image must fit."
+            raise CalibrationError(f"The {name} graph failed.", found=str(error), fix=fix) from error
         for tensor, histogram in self.histograms[name].items():
             try:
                 histogram.add(values[tensor] if tensor in values else inputs[tensor])
@@ -169,7 +173,13 @@ def _session(graph: Graph, threads: int | None) -> ort.InferenceSession:
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        fix = "Export the bundle again."
+        raise CalibrationError(
+            f"ONNX Runtime cannot load the {graph.name} graph.", found=str(error), fix=fix
+        ) from error
 
 
 def _path(name: str) -> str:

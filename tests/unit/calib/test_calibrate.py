@@ -5,7 +5,7 @@ import pytest
 from glocal.calib.calibrate import calibrate
 from glocal.calib.table import read_table
 from glocal.runtime.bundle import Bundle
-from glocal.runtime.errors import CalibrationError
+from glocal.runtime.errors import CalibrationError, UsageError
 from glocal.runtime.pipeline import Pipeline
 from glocal.runtime.thresholds import fit_thresholds
 from small_model import LABELS, Answered, Images, make_bundle
@@ -86,6 +86,11 @@ def test_a_table_of_another_model_is_refused_before_anything_is_built(tmp_path, 
     other = make_bundle(tmp_path / "other", seed=4)
     with pytest.raises(CalibrationError, match="another model"):
         calibrate(other, None, Answered(other, 40, seed=1), table=table)
+
+
+def test_without_photos_a_table_is_needed(fresh, labelled):
+    with pytest.raises(UsageError, match="images to calibrate with"):
+        calibrate(fresh, None, labelled)
 
 
 def test_fewer_images_than_asked_for_are_an_error(add):

@@ -2,9 +2,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from glocal.calib.collect import collect
+from glocal.runtime.bundle import write_bundle
 from glocal.runtime.errors import CalibrationError
 from glocal.runtime.pipeline import selector_of
-from small_model import Images, make_bundle
+from small_model import LABELS, Images, fields, make_bundle
 
 
 def direct(bundle, graphs, images, tensors) -> dict[str, tuple[float, float]]:
@@ -72,6 +73,18 @@ def test_identical_images_are_refused(bundle, copy, of):
     photos.pixels[copy] = photos.pixels[of]
     with pytest.raises(CalibrationError, match=f"image {copy} is image {of} again"):
         collect(bundle, photos, ["minmax"])
+
+
+def test_activations_that_are_not_finite_are_refused(tmp_path, bundle):
+    import onnx
+
+    model = onnx.load_from_string(bundle.read("fp32/global.onnx"))
+    bias = next(weight for weight in model.graph.initializer if weight.name == "trunk.1.conv1.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(8, np.inf, np.float32), bias.name))
+    files = {"fp32/global.onnx": model.SerializeToString(), "fp32/local.onnx": bundle.read("fp32/local.onnx")}
+    broken = write_bundle(tmp_path / "broken", files, **fields(LABELS))
+    with pytest.raises(CalibrationError, match="not finite for calibration image 0"):
+        collect(broken, Images(40), ["minmax"])
 
 
 def test_an_image_that_is_none_is_refused(bundle):

@@ -7,59 +7,25 @@ absolute difference of fused scores to fp32, per millisecond that they cost.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import CalibrationError
 from ..runtime.files import write_atomically
-from ..runtime.images import resize
-from ..runtime.pipeline import Pipeline
-from ..runtime.prediction import Prediction
 from ..runtime.progress import progressed
-from .gate import compare, predict
-from .graph import Graph, groups_of
+from .bench import Bench, Point
+from .graph import Graph
 from .methods import Method
 from .photos import Labelled
-from .qdq_onnxruntime import quantize_for_onnxruntime
 from .table import Table
-from .trial import open_pipeline, time_by_turns
 
 _NEAR = 1.05
 _LONGEST_PATH = 8
-
-
-class Point(BaseModel):
-    """How good and how fast the network is with some blocks left in fp32.
-
-    Attributes:
-        mAP: On the scan's images.
-        score_shift: Mean absolute difference of fused scores to fp32.
-        same_boxes: Share of the fp32 network's boxes that are chosen again.
-        ms: For one image, in ONNX Runtime on this machine.
-        ms_again: A second timing, of points that were about to be chosen.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    mAP: float  # noqa: N815
-    score_shift: float
-    same_boxes: float
-    ms: float
-    ms_again: float | None = None
-
-    @property
-    def slower_ms(self) -> float:
-        """The slower of the timings."""
-        return max(self.ms, self.ms_again or 0)
 
 
 class State(BaseModel):
@@ -124,9 +90,9 @@ def scan(
     Raises:
         CalibrationError: The file is of another scan, or an image cannot be predicted.
     """
-    bench = _Bench(bundle, graphs, table, method, exclude, data, threads)
+    bench = Bench(bundle, graphs, table, method, exclude, data, threads)
     deadline = time.monotonic() + seconds
-    state = _load(file, bench.key) or bench.start()
+    state = _load(file, bench.key) or _start(bench)
     _save(file, state)
     slowest = 0.0
     done = True
@@ -158,7 +124,7 @@ def choose(state: State, share: float) -> tuple[str, ...]:
     return min(near, key=lambda blocks: (near[blocks].score_shift, len(blocks)))
 
 
-def _time_again(bench: _Bench, state: State, share: float, file: Path) -> None:
+def _time_again(bench: Bench, state: State, share: float, file: Path) -> None:
     """Time what would be chosen once more, until the choice holds.
 
     The fastest of many noisy timings is one that noise has favoured; the slower of two is what such a point gets.
@@ -182,7 +148,7 @@ def ranking(state: State) -> list[str]:
     return sorted(helpful, key=worth, reverse=True)
 
 
-def _plan(bench: _Bench, state: State) -> Iterator[tuple[str, ...]]:
+def _plan(bench: Bench, state: State) -> Iterator[tuple[str, ...]]:
     """What is still to be tried: single blocks, then the first two, three, ... of their ranking."""
     for block in bench.blocks:
         if block not in state.trials:
@@ -193,83 +159,9 @@ def _plan(bench: _Bench, state: State) -> Iterator[tuple[str, ...]]:
             yield tuple(best[:count])
 
 
-class _Bench:
-    """Builds, scores and times one choice of blocks after the other, with the same images."""
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        graphs: Mapping[str, Graph],
-        table: Table,
-        method: Method,
-        exclude: Sequence[str],
-        data: Labelled,
-        threads: int | None,
-    ) -> None:
-        self._bundle, self._table, self._method = bundle, table, method
-        self._graphs = {name: graphs[name] for name in ("global", "local")}
-        self._exclude, self._threads, self._targets = tuple(exclude), threads, data.targets
-        self._groups = groups_of(self._graphs.values(), exclude)
-        self._photos = _InMemory([resize(data.load(index), bundle.manifest.input_size) for index in range(len(data))])
-        digest = hashlib.sha256(table.sha256.encode())
-        for part in (method, *sorted(exclude), *self._groups):
-            digest.update(f"{part}\n".encode())
-        for image in self._photos.images:
-            digest.update(image.tobytes())
-        digest.update(np.ascontiguousarray(data.targets).tobytes())
-        self.key = digest.hexdigest()
-        self.blocks = tuple(self._groups)
-        self._fp32 = {f"fp32/{name}.onnx": bundle.read(f"fp32/{name}.onnx") for name in self._graphs}
-        self._reference: list[Prediction] = []
-
-    def start(self) -> State:
-        """Points of fp32 and of int8 throughout."""
-        with self._open(()) as base, open_pipeline(self._bundle.manifest, self._fp32, "fp32", self._threads) as fp32:
-            ms = time_by_turns({"fp32": fp32, "int8": base}, self._photos.images[0])
-            same = compare(self._fp32_predictions(), self._fp32_predictions(), self._targets)
-            report = compare(self._fp32_predictions(), predict(base, self._photos, "int8"), self._targets)
-        return State(key=self.key, fp32=_point(same, ms["fp32"]), int8=_point(report, ms["int8"]))
-
-    def point(self, blocks: tuple[str, ...], base_ms: float) -> Point:
-        """The point with some blocks in fp32; its time is ``base_ms`` times the ratio to int8 throughout."""
-        with self._open(blocks) as pipeline:
-            report = compare(self._fp32_predictions(), predict(pipeline, self._photos, "int8"), self._targets)
-        return _point(report, self.ms(blocks, base_ms))
-
-    def ms(self, blocks: tuple[str, ...], base_ms: float) -> float:
-        """Only the time of a point."""
-        with self._open(()) as base, self._open(blocks) as pipeline:
-            times = time_by_turns({"base": base, "trial": pipeline}, self._photos.images[0])
-        return base_ms * times["trial"] / times["base"]
-
-    def _fp32_predictions(self) -> list[Prediction]:
-        if not self._reference:
-            with open_pipeline(self._bundle.manifest, self._fp32, "fp32", self._threads) as fp32:
-                self._reference = predict(fp32, self._photos, "fp32")
-        return self._reference
-
-    def _open(self, blocks: tuple[str, ...]) -> Pipeline:
-        exclude = {*self._exclude, *(node for block in blocks for node in self._groups[block])}
-        files = {
-            f"int8/{name}.onnx": quantize_for_onnxruntime(graph, self._table.of(name, self._method), exclude)
-            for name, graph in self._graphs.items()
-        }
-        return open_pipeline(self._bundle.manifest, files, "int8", self._threads)
-
-
-@dataclass(frozen=True, eq=False)
-class _InMemory:
-    images: list[NDArray[np.uint8]]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def load(self, index: int) -> NDArray[np.uint8]:
-        return self.images[index]
-
-
-def _point(report: Mapping[str, float], ms: float) -> Point:
-    return Point(mAP=report["mAP"], score_shift=report["score_shift"], same_boxes=report["same_boxes"], ms=ms)
+def _start(bench: Bench) -> State:
+    fp32, int8 = bench.start()
+    return State(key=bench.key, fp32=fp32, int8=int8)
 
 
 def _load(file: Path, key: str) -> State | None:

@@ -28,13 +28,13 @@ def run(bundle, graphs, table, labelled, tmp_path):
 def counted(monkeypatch) -> list[tuple[str, ...]]:
     """What is tried, in order."""
     tried: list[tuple[str, ...]] = []
-    point = module._Bench.point
+    point = module.Bench.point
 
     def count(self, blocks, base_ms):
         tried.append(blocks)
         return point(self, blocks, base_ms)
 
-    monkeypatch.setattr(module._Bench, "point", count)
+    monkeypatch.setattr(module.Bench, "point", count)
     return tried
 
 
@@ -75,13 +75,13 @@ def test_a_scan_goes_on_where_it_ended(run, counted, monkeypatch):
 def test_no_trial_begins_that_would_end_too_late(run, counted, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    point = module._Bench.point
+    point = module.Bench.point
 
     def slow(self, blocks, base_ms):
         clock[0] += 10
         return point(self, blocks, base_ms)
 
-    monkeypatch.setattr(module._Bench, "point", slow)
+    monkeypatch.setattr(module.Bench, "point", slow)
     result = run(seconds=25)
     assert counted == [(BLOCKS[0],), (BLOCKS[1],)]
     assert result.untried == (BLOCKS[2], BLOCKS[3])
@@ -106,7 +106,7 @@ def test_what_noise_has_made_fast_is_timed_again(run, monkeypatch):
         times[blocks] = times.get(blocks, 0) + 1
         return 0.01 if blocks == (BLOCKS[1],) and times[blocks] == 1 else 2 * base_ms
 
-    monkeypatch.setattr(module._Bench, "ms", ms)
+    monkeypatch.setattr(module.Bench, "ms", ms)
     result = run(share=0.5)
     assert times[BLOCKS[1],] == 2
     assert result.chosen == ()

@@ -1,8 +1,9 @@
 """The Q/DQ graph for TensorRT: S8, zero point 0, weights per channel, float bias.
 
 TensorRT fuses a convolution with the Q/DQ pairs before it, the bias, the residual sum and the activation after it, so
-pairs stand only where it can use them: before the data and the weights of a convolution or matrix product, and on the
-residual input of a sum. The output of a convolution gets none: what follows would lose precision and gain nothing.
+pairs stand only where it can use them: before the data and the weights of a convolution, and on the residual input of
+a sum. The output of a convolution gets none: what follows would lose precision and gain nothing. Matrix products get
+none: TensorRT's parser reshapes a weight for a product with three axes, and then the pair is not next to the layer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..runtime.errors import CalibrationError
-from .graph import WEIGHTED, Graph, constants, output_axis
+from .graph import Graph, constants
 
 _STEPS = 127
 
@@ -48,7 +49,7 @@ def quantize_for_tensorrt(
     for node in model.graph.node:
         if _weighted(node, nodes):
             node.input[0] = pairs.of_activation(node.input[0])
-            node.input[1] = pairs.of_weight(node.input[1], output_axis(node))
+            node.input[1] = pairs.of_weight(node.input[1], 0)
         elif node.op_type == "Add" and node.name in nodes:
             residual = _residual(node, quantised_products, users, producers)
             if residual is not None:
@@ -111,7 +112,7 @@ class _Pairs:
 
 
 def _weighted(node: onnx.NodeProto, nodes: set[str]) -> bool:
-    return node.op_type in WEIGHTED and node.name in nodes
+    return node.op_type == "Conv" and node.name in nodes
 
 
 def _residual(

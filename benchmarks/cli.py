@@ -15,6 +15,7 @@ from ..train.ablate_cli import ablate
 from ..train.cli import evaluate, train
 from ..train.figure_cli import figure
 from .engines import engines
+from .macs_cli import macs
 from .selector import main as bench_selector
 from .startup import startup
 
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure.")
 app.add_typer(bench, name="bench")
-for command in (train, evaluate, ablate, figure, calibrate, run, doctor):
+for command in (train, evaluate, ablate, figure, calibrate, run, doctor, macs):
     app.command()(command)
 app.command(cls=ListCommand)(export)
 app.command(cls=ListCommand)(verify)

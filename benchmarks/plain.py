@@ -20,7 +20,10 @@ class PlainClassifier(nn.Module):
     def __init__(self, model: GlocalNet) -> None:
         super().__init__()
         branch = model.global_branch
-        self.mean, self.inverse_std = branch.mean, branch.inverse_std
+        self.mean: Tensor
+        self.inverse_std: Tensor
+        self.register_buffer("mean", branch.mean, persistent=False)
+        self.register_buffer("inverse_std", branch.inverse_std, persistent=False)
         self.trunk, self.tail, self.head = branch.trunk, branch.tail, branch.head
 
     def forward(self, images: Tensor) -> Tensor:

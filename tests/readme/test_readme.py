@@ -86,7 +86,7 @@ def test_links_lead_somewhere(folder, page):
 
 def test_every_command_has_help_and_the_readme_names_no_other(run):
     listing = run("glocal", "--help").stdout
-    commands = {"demo", "train", "evaluate", "ablate", "figure", "export", "verify", "run", "doctor", "bench"}
+    commands = {"demo", "train", "evaluate", "ablate", "figure", "export", "verify", "run", "doctor", "macs", "bench"}
     for command in commands:
         assert command in listing
         done = run("glocal", command, "--help")

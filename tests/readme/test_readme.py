@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 TRAINING = (ROOT / "train" / "README.md").read_text()
 JETSON = (ROOT / "runtime" / "JETSON.md").read_text()
+CALIBRATION = (ROOT / "calib" / "README.md").read_text()
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -76,7 +77,9 @@ def test_the_commands_of_the_training_page_run(run):
     assert (run.folder / "runs" / "figures" / "photos.png").is_file()
 
 
-@pytest.mark.parametrize(("folder", "page"), [(".", README), ("train", TRAINING), ("runtime", JETSON)])
+@pytest.mark.parametrize(
+    ("folder", "page"), [(".", README), ("train", TRAINING), ("runtime", JETSON), ("calib", CALIBRATION)]
+)
 def test_links_lead_somewhere(folder, page):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page)
     files = [target for target in targets if not target.startswith("http")]
@@ -86,7 +89,20 @@ def test_links_lead_somewhere(folder, page):
 
 def test_every_command_has_help_and_the_readme_names_no_other(run):
     listing = run("glocal", "--help").stdout
-    commands = {"demo", "train", "evaluate", "ablate", "figure", "export", "verify", "run", "doctor", "macs", "bench"}
+    commands = {
+        "demo",
+        "train",
+        "evaluate",
+        "ablate",
+        "figure",
+        "export",
+        "verify",
+        "calibrate",
+        "run",
+        "doctor",
+        "macs",
+        "bench",
+    }
     for command in commands:
         assert command in listing
         done = run("glocal", command, "--help")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import typer
@@ -28,7 +28,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError, UsageError
 from ..runtime.files import write_atomically
 from ..runtime.images import encode_jpeg, list_images, resize
-from ..runtime.manifest import MANIFEST
+from ..runtime.manifest import MANIFEST, Precision
 from ..runtime.pipeline import Pipeline
 from .machine import BUSY, busy_share, load_average, machine_facts
 from .timing import alternate
@@ -96,7 +96,7 @@ def bench_engines(
         BundleError: The bundle is damaged.
         GlocalError: No case can run, or one fails while it is timed.
     """
-    _check_names(backends, batches)
+    _check_names(backends, precisions, batches)
     opened = Bundle.load(bundle)
     report: dict[str, Any] = {"machine": machine_facts(), "busy_before": busy_share(), "model": _model(opened)}
     report |= {"rounds": rounds, "threads": threads, "results": [], "skipped": []}
@@ -213,11 +213,14 @@ def _model(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _check_names(backends: Sequence[str], batches: Sequence[int]) -> None:
+def _check_names(backends: Sequence[str], precisions: Sequence[str], batches: Sequence[int]) -> None:
     unknown = [name for name in backends if name not in BACKENDS]
     if unknown or not backends:
         fix = f"Choose among {', '.join(BACKENDS)}."
         raise UsageError(f"There is no backend {', '.join(unknown)}." if unknown else "No backend is named.", fix=fix)
+    if strange := [name for name in precisions if name not in get_args(Precision)]:
+        fix = f"Choose among {', '.join(get_args(Precision))}."
+        raise UsageError(f"There is no precision {', '.join(strange)}.", fix=fix)
     if not batches or min(batches) < 1:
         raise UsageError("A batch has at least one image.", found=", ".join(str(batch) for batch in batches))
 
@@ -255,12 +258,14 @@ def print_report(report: dict[str, Any]) -> None:
 def engines(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.", show_default=False)],
     backend: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(BACKENDS)}; may be given again. [default: all]")
+        list[str] | None, typer.Option(help=f"{', '.join(BACKENDS)}; several are fine.", show_default="all")
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, fp16, int8; may be given again. [default: all in the bundle]")
+        list[str] | None, typer.Option(help="fp32, fp16, int8; several are fine.", show_default="all in the bundle")
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Images per call; may be given again. [default: 1 8]")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Images per call; may be given again.", show_default="1 and 8")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each engine.")] = 50,
     images: Annotated[
         Path | None, typer.Option(help="Photo or folder to predict.", show_default="generated images")

@@ -18,6 +18,7 @@ from ..runtime import __version__
 from ..runtime.bundle import Bundle, write_bundle
 from ..runtime.errors import GlocalError
 from ..runtime.manifest import MANIFEST
+from ..runtime.progress import note
 from ..train.checkpoint import Checkpoint, load_model
 from ..train.data import open_data
 from .compare import check, summary
@@ -45,7 +46,8 @@ def build_bundle(
         roi_form: RoIAlign as the ONNX operator or as a product of matrices; the results are equal.
         images: A photo or a folder of photos to compare on. Default: validation images of the training data, or,
             where these are not at hand, the photos that come with scikit-learn.
-        allow: Write the bundle even if a graph differs by more than the tolerance; the manifest says by how much.
+        allow: Write the bundle even if a graph differs by more than the tolerance; the manifest says by how much. One
+            that gives values that are not finite is refused all the same.
 
     Raises:
         UsageError: The checkpoint or the images do not exist, ``out`` is something else, or the network has one branch.
@@ -58,8 +60,10 @@ def build_bundle(
     origin = _origin(loaded, roi_form)
     kept = _unchanged(Path(out), origin)
     if kept is not None:
-        console.print(f"{out}: fp32 graphs kept, nothing changed", highlight=False)
+        note(f"{out}: fp32 graphs kept, nothing changed")
         return kept
+    if (Path(out) / MANIFEST).is_file():
+        note(f"{out}: made from something else, or damaged; it will be replaced, with its other precisions and plans")
     real, real_name = verification_images(loaded, images)
     with console.status("exporting the global graph"):
         global_graph = export_global(loaded.model)
@@ -67,29 +71,26 @@ def build_bundle(
         local_graph = export_local(loaded.model, roi_form)
     with console.status(f"comparing both graphs with the network on {real_name}"):
         report = verify_graphs(loaded.model, global_graph, local_graph, real)
-    if not allow:
-        check(report, "fp32", "the exported fp32 graphs")
+    check(report, "fp32", "the exported fp32 graphs", allow=allow)
     bundle = write_bundle(
         out,
         {"fp32/global.onnx": global_graph, "fp32/local.onnx": local_graph},
         **_fields(loaded, report, {**origin, "verified_on": real_name}),
     )
-    console.print(f"{out}: fp32 graphs verified on {real_name}, {summary(report)}", highlight=False)
+    note(f"{out}: fp32 graphs verified on {real_name}, {summary(report)}")
     return bundle
 
 
 def verification_images(checkpoint: Checkpoint, images: Path | None) -> tuple[Sequence[NDArray[np.uint8]], str]:
     """Images to compare on, and what to call them: those given, else of the training data's validation split."""
+    if images is not None:
+        return real_images(images)
     training = checkpoint.training
     try:
-        if images is not None:
-            return real_images(images)
         data = open_data(
             training["data"], "val", length=VERIFY_IMAGES, size=training["image_size"], seed=training["seed"]
         )
-    except (GlocalError, KeyError):
-        if images is not None:
-            raise
+    except (GlocalError, KeyError):  # it is not at hand, or the training did not say what it was
         return real_images(None)
     chosen = range(min(VERIFY_IMAGES, len(data)))
     return [data.load(index) for index in chosen], f"{len(chosen)} validation images"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -43,18 +44,21 @@ def export(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="onnxruntime, tensorrt, tensorrt_rtx; several are fine. [default: onnxruntime]"),
+        typer.Option(help="onnxruntime, tensorrt, tensorrt_rtx; several are fine.", show_default="onnxruntime"),
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="fp32, fp16, int8; several are fine. A bundle always has fp32. [default: fp32]"),
+        typer.Option(help="fp32, fp16, int8; several are fine. A bundle always has fp32.", show_default="fp32"),
     ] = None,
     roi_align: Annotated[
-        Literal["matmul", "operator"],
-        typer.Option(help="RoIAlign as a matrix product, or as the ONNX operator."),
-    ] = "matmul",
+        Literal["matmul", "operator"] | None,
+        typer.Option(help="RoIAlign as a matrix product, or as the ONNX operator.", show_default="matmul"),
+    ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Photo or folder to verify on. Default: validation images of the training data.")
+        Path | None,
+        typer.Option(
+            help="Photo or folder to verify on.", show_default="the training's validation images, or 2 photos"
+        ),
     ] = None,
     allow: Annotated[bool, typer.Option("--allow", help="Write also what differs by more than the tolerance.")] = False,
     max_batch: Annotated[int, typer.Option(min=1, help="Plans: most images at once.")] = 8,
@@ -72,17 +76,21 @@ def export(
 ) -> None:
     """Turn a trained model into a verified bundle; with --backend tensorrt also into TensorRT plans.
 
-    Run again, it goes on where it was: what is finished and unchanged is kept. On the device that will run it, give the
-    bundle itself as SOURCE: plans are built there, without PyTorch.
+    Run again, it goes on where it was: what is finished and unchanged is kept.
+    On the device that will run it, give the bundle itself: plans are built there, without PyTorch.
     """
     from ..runtime.plans import PlanOptions
     from .steps import export_bundle
 
+    if opt_batch > max_batch:
+        raise UsageError(
+            f"--opt-batch {opt_batch} is more than --max-batch {max_batch}", fix="tune for a size it takes"
+        )
     backends = _chosen("--backend", backend or ["onnxruntime"], ("onnxruntime", *PLAN_BACKENDS))
     plans = [name for name in PLAN_BACKENDS if name in backends]
     options = PlanOptions(
         max_batch=max_batch,
-        opt_batch=min(opt_batch, max_batch),
+        opt_batch=opt_batch,
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
     )
@@ -107,19 +115,23 @@ def verify(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(BACKENDS)}; several are fine. [default: onnxruntime, and its plans]"),
+        typer.Option(help=f"{', '.join(BACKENDS)}; several are fine.", show_default="onnxruntime, and its plans"),
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, fp16, int8; several are fine. [default: all that it has]")
+        list[str] | None, typer.Option(help="fp32, fp16, int8; several are fine.", show_default="all that it has")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Photo or folder to compare on. Default: two photos from scikit-learn.")
+        Path | None,
+        typer.Option(
+            help="Photo or folder to compare on.",
+            show_default="the --checkpoint's validation images, or 2 photos from scikit-learn",
+        ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Does each engine of a bundle compute what its fp32 graphs, and the network they came from, compute?
 
-    Prints a table; exit code 1 if a difference is over its tolerance, or if nothing could be compared.
+    Exit code 1 if a difference is over its tolerance, or a named backend, or every one, cannot run here.
     """
     from .report import print_comparisons
     from .steps import verify_all
@@ -127,14 +139,19 @@ def verify(
     backends = _chosen("--backend", backend, BACKENDS) if backend else None
     precisions = _chosen("--precision", precision, get_args(Precision)) if precision else None
     found = verify_all(bundle, checkpoint, backends, precisions, images)
-    document = [{**vars(one), "over_tolerance": one.over} for one in found]
-    if json_file:
-        write_atomically(json_file, (json.dumps(document, indent=2) + "\n").encode())
     print_comparisons(Console(), str(bundle), found)
-    over = [one for one in found if one.over]
-    if over or all(one.skipped for one in found):
-        found_text = ", ".join(f"{one.precision} on {one.backend}" for one in over) or "nothing could be compared"
-        raise GlocalError(f"{bundle} is not verified", found=found_text, fix="see the table")
+    if json_file:
+        rows = [{**vars(one), "report": _finite(one.report), "over_tolerance": _finite(one.over)} for one in found]
+        write_atomically(json_file, (json.dumps(rows, indent=2, allow_nan=False) + "\n").encode())
+    wrong = [f"{one.precision} on {one.backend} differs in {', '.join(one.over)}" for one in found if one.over]
+    skipped = [f"{one.precision} on {one.backend} could not be compared" for one in found if one.skipped]
+    if wrong or (skipped and (backends is not None or len(skipped) == len(found))):
+        raise GlocalError(f"{bundle} is not verified", found="; ".join(wrong + skipped), fix="see above")
+
+
+def _finite(report: dict[str, float]) -> dict[str, float | None]:
+    """Figures for JSON, which has no infinity: null stands for it."""
+    return {name: value if math.isfinite(value) else None for name, value in report.items()}
 
 
 def _chosen(option: str, values: list[str], allowed: tuple[T, ...]) -> list[T]:

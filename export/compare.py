@@ -25,7 +25,7 @@ class Tolerance:
 
     Attributes:
         outputs: Of an output, relative to its largest value.
-        scores: Of a fused score, absolute, over the images for which both select the same boxes.
+        scores: Of a fused score, absolute, where both get the same boxes.
     """
 
     outputs: float
@@ -128,7 +128,8 @@ def compare(
     """Compare two forms of a model on real images.
 
     Where both give features, the local graphs get the same ones, so that one difference does not hide another. The
-    scores at the end come from each form's own chain, with the boxes that its own class maps give.
+    scores come from each form's own chain: once with the reference's boxes, since where boxes differ scores rightly do
+    too, and once with the boxes that its own class maps give.
 
     Args:
         expected: The reference.
@@ -140,34 +141,46 @@ def compare(
 
     Returns:
         Largest difference by name: ``global.logits`` and so on, relative to the largest value of that output;
-        ``scores``, absolute, over images with the same boxes, and ``scores.all`` over all. As shares of the images:
-        ``same_boxes``, ``same_labels``, and why boxes differ (see `why_boxes_differ`): ``boxes.category``,
+        ``scores``, absolute, with the reference's boxes, and ``scores.all`` with each form's own. As shares of the
+        images: ``same_boxes``, ``same_labels``, and why boxes differ (see `why_boxes_differ`): ``boxes.category``,
         ``boxes.cell``, ``boxes.energy``.
+
+    Raises:
+        GlocalError: The reference gives values that are not finite.
     """
     ours, theirs = expected.run_global(images), found.run_global(images)
+    if not _selectable(ours):
+        raise GlocalError(
+            "the network gives values that are not finite", fix="train it again, or take another checkpoint"
+        )
     report = {f"global.{name}": difference(ours.values[name], value) for name, value in theirs.values.items()}
     regions = selector(ours.values["class_maps"], ours.values["logits"])
     boxes, counts = regions.normalised()
     expected_local = expected.run_local(ours, boxes, counts)
-    source = ours if "features" in theirs.values else theirs
-    report["local.logits"] = difference(expected_local, found.run_local(source, boxes, counts))
-    if not all(np.isfinite(theirs.values[name]).all() for name in ("logits", "class_maps")):
-        return report | {"scores": np.inf}  # nothing can be selected from them
+    chained = found.run_local(theirs, boxes, counts)
+    isolated = found.run_local(ours, boxes, counts) if "features" in theirs.values else chained
+    report["local.logits"] = difference(expected_local, isolated)
+    if not _selectable(theirs):
+        return report | {"scores": np.inf}
     own = selector(theirs.values["class_maps"], theirs.values["logits"])
     local = found.run_local(theirs, *own.normalised())
-    scores = [fuse(ours.values["logits"], expected_local, fusion), fuse(theirs.values["logits"], local, fusion)]
+    if not (np.isfinite(chained).all() and np.isfinite(local).all()):
+        return report | {"scores": np.inf}
+    scores = fuse(ours.values["logits"], expected_local, fusion)
+    given, whole = (fuse(theirs.values["logits"], logits, fusion) for logits in (chained, local))
     limits = np.asarray(0.5 if thresholds is None else thresholds, np.float32)
     why = why_boxes_differ(ours.values, theirs.values, selector)
-    same = np.array([reason is None for reason in why])
-    gap = np.abs(scores[0] - scores[1])
     return report | {
-        # Where boxes differ the scores rightly do too.
-        "scores": float(gap[same].max(initial=0.0)) if np.isfinite(gap).all() else np.inf,
-        "scores.all": float(gap.max()),
-        "same_boxes": float(same.mean()),
-        "same_labels": float(((scores[0] >= limits) == (scores[1] >= limits)).all(1).mean()),
+        "scores": float(np.abs(scores - given).max()),
+        "scores.all": float(np.abs(scores - whole).max()),
+        "same_boxes": float(np.mean([reason is None for reason in why])),
+        "same_labels": float(((scores >= limits) == (whole >= limits)).all(1).mean()),
         **{f"boxes.{kind}": float(np.mean([kind == reason for reason in why])) for kind in REASONS},
     }
+
+
+def _selectable(outputs: Outputs) -> bool:
+    return all(bool(np.isfinite(outputs.values[name]).all()) for name in ("logits", "class_maps"))
 
 
 REASONS = ("category", "cell", "energy")
@@ -225,19 +238,29 @@ def over_tolerance(report: Mapping[str, float], precision: Precision) -> dict[st
     return over
 
 
-def check(report: Mapping[str, float], precision: Precision, what: str) -> None:
+def check(report: Mapping[str, float], precision: Precision, what: str, *, allow: bool = False) -> None:
     """Refuse a form of a model that differs from its reference.
+
+    Args:
+        report: What `compare` gave.
+        precision: Of what was compared.
+        what: What to call it in the error.
+        allow: Accept any difference but values that are not finite.
 
     Raises:
         GlocalError: A difference is over the tolerance.
     """
-    if over := over_tolerance(report, precision):
+    over = over_tolerance(report, precision)
+    if allow:
+        over = {name: value for name, value in over.items() if not np.isfinite(value)}
+    if over:
         tolerance = TOLERANCE[precision]
         raise GlocalError(
             f"{what} do not compute what the network computes",
             found=", ".join(f"{name} differs by {value:.2g}" for name, value in over.items())
             + f"; allowed: outputs {tolerance.outputs:g} of their largest value, scores {tolerance.scores:g}",
-            fix="try another version of the exporter or engine and report it; --allow writes the bundle all the same",
+            fix="try another precision, or another version of the exporter or engine and report it"
+            + ("" if allow else "; --allow accepts what is finite"),
         )
 
 

@@ -14,14 +14,13 @@ from ..runtime.manifest import Precision
 from ..runtime.plans import (
     ANY_GPU,
     GRAPHS,
-    PLANS,
     Graph,
     GraphPlan,
     Plan,
     PlanInfo,
     PlanOptions,
     graph_path,
-    read_plan,
+    list_plans,
     sources,
     write_plan,
 )
@@ -47,7 +46,7 @@ def build_plans(
         bundle: The bundle; plans are written into its ``plans`` folder.
         backend: ``tensorrt``, or ``tensorrt_rtx``, which can build without a GPU.
         precisions: Which precisions.
-        options: Sizes, limits and compatibility.
+        options: Sizes, limits and compatibility; at least as many boxes are taken as the bundle's selector proposes.
         timing_cache: See `glocal.export.tensorrt.build_plan`.
         allow: Likewise.
 
@@ -62,6 +61,9 @@ def build_plans(
         OSError: The bundle cannot be written.
     """
     options = options or PlanOptions()
+    selector = bundle.manifest.selector
+    most = selector.k_s * selector.k_e * (1 + len(selector.zetas))  # what the runtime may ask for
+    options = options.model_copy(update={"max_boxes": max(options.max_boxes, most)})
     for precision in precisions:
         sources(bundle, precision)  # before any long work
     library, device = load_library(backend), gpu()
@@ -124,17 +126,17 @@ def _target(library: Library, device: Gpu | None, options: PlanOptions) -> str:
 
 def _unchanged(bundle: Bundle, wanted: dict[str, object], digests: dict[Graph, str]) -> Plan | None:
     """The plan that is there, if it is whole and what would be built."""
-    folder = bundle.path / PLANS
-    for path in folder.iterdir() if folder.is_dir() else ():
-        try:
-            plan = read_plan(path)
-            same = all(getattr(plan.info, name) == value for name, value in wanted.items())
-            if same and {graph: facts.source for graph, facts in plan.info.graphs.items()} == digests:
+    for plan in list_plans(bundle):
+        if isinstance(plan, GlocalError):
+            continue
+        same = all(getattr(plan.info, name) == value for name, value in wanted.items())
+        if same and {graph: facts.source for graph, facts in plan.info.graphs.items()} == digests:
+            try:
                 for graph in GRAPHS:
                     plan.read(graph)
-                return plan
-        except GlocalError:  # damaged or of another version: it is built again
-            continue
+            except GlocalError:  # damaged: it is built again
+                continue
+            return plan
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .compare import TOLERANCE
@@ -25,7 +26,9 @@ def print_comparisons(console: Console, title: str, comparisons: Sequence[Compar
 
     F and F_g are the features and the global feature, which engines other than bare graphs keep on the device.
     """
-    table = Table(title=f"{title}: largest differences on photos", title_justify="left", box=None, header_style="bold")
+    table = Table(
+        title=f"{escape(title)}: largest differences on photos", title_justify="left", box=None, header_style="bold"
+    )
     table.add_column("engine", overflow="fold", min_width=18)
     for name in (*_COLUMNS, "boxes", "labels"):
         table.add_column(name, justify="right", no_wrap=True)

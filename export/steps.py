@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from ..runtime.backends import Backend
 from ..runtime.backends.tensorrt_api import Backend as PlanBackend
@@ -17,7 +16,8 @@ from ..runtime.backends.tensorrt_api import gpu
 from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError, UsageError
 from ..runtime.manifest import MANIFEST, Precision
-from ..runtime.plans import Plan, PlanOptions, list_plans, record_verification
+from ..runtime.plans import GRAPHS, Plan, PlanOptions, list_plans, record_verification, remove_plan
+from ..runtime.progress import note
 from .compare import check, summary
 from .extend import Comparison, add_half, real_images, verify_bundle
 from .plans import build_plans
@@ -32,7 +32,7 @@ def export_bundle(
     precisions: Sequence[Precision],
     plan_backends: Sequence[PlanBackend],
     *,
-    roi_form: RoiForm = "matmul",
+    roi_form: RoiForm | None = None,
     images: Path | None = None,
     allow: bool = False,
     options: PlanOptions | None = None,
@@ -45,8 +45,8 @@ def export_bundle(
         out: The bundle to write, for a checkpoint.
         precisions: Graphs to have, besides fp32. ``int8`` must be there already: it needs calibration.
         plan_backends: ``tensorrt`` and ``tensorrt_rtx``: which plans to build.
-        roi_form: See `build.build_bundle`.
-        images: Likewise.
+        roi_form: See `build.build_bundle`; a bundle keeps the form that it has.
+        images: See `build.build_bundle`.
         allow: Likewise.
         options: Sizes, limits and compatibility of plans.
         timing_cache: See `plans.build_plans`.
@@ -59,18 +59,28 @@ def export_bundle(
     if is_bundle == (out is not None):
         fix = "leave --out out: a bundle is added to where it is" if is_bundle else "name the bundle with --out"
         raise UsageError(f"{source} is {'a' if is_bundle else 'no'} bundle", fix=fix)
+    if is_bundle and roi_form is not None:
+        raise UsageError(
+            f"{source} is a bundle, whose form of RoIAlign stays", fix="give --roi-align with a checkpoint"
+        )
+    if not plan_backends and (timing_cache is not None or options not in (None, PlanOptions())):
+        fix = "add --backend tensorrt or tensorrt_rtx, or leave out the options of plans"
+        raise UsageError("there are options of plans, and no plans to build", fix=fix)
     if is_bundle:
         bundle = Bundle.load(source)
     else:
         from .build import build_bundle
 
         assert out is not None  # for mypy: checked above
-        bundle = build_bundle(source, out, roi_form=roi_form, images=images, allow=allow)
+        bundle = build_bundle(source, out, roi_form=roi_form or "matmul", images=images, allow=allow)
+    checkpoint = None if is_bundle else source
     if "fp16" in precisions and "fp16" not in bundle.manifest.precisions:
-        real, origin = _images_for(source if not is_bundle else None, images)
+        real, origin = _images_for(checkpoint, images)
         bundle = add_half(bundle, real, allow=allow)
-        report = summary(bundle.manifest.verification["fp16"])
-        Console(stderr=True).print(f"{bundle.path}: fp16 graphs verified on {origin}, {report}", highlight=False)
+        note(f"{bundle.path}: fp16 graphs verified on {origin}, {summary(bundle.manifest.verification['fp16'])}")
+    for precision, report in bundle.manifest.verification.items():  # some may be kept that --allow let in
+        if precision in ("fp32", *precisions):
+            check(report, precision, f"the {precision} graphs of {bundle.path}", allow=allow)
     if "int8" in precisions and "int8" not in bundle.manifest.precisions:
         raise UsageError(
             f"{bundle.path} has no int8 graphs, which need calibration",
@@ -82,7 +92,8 @@ def export_bundle(
             fix="export it again from the checkpoint, with --roi-align matmul (the default)",
         )
     for backend in plan_backends:
-        _build_and_verify_plans(bundle, backend, precisions, images, allow, options or PlanOptions(), timing_cache)
+        plans = build_plans(bundle, backend, precisions, options, timing_cache=timing_cache, allow=allow)
+        _verify_plans(bundle, backend, plans, checkpoint, images, allow)
     return bundle
 
 
@@ -104,15 +115,26 @@ def verify_all(
 
     Raises:
         UsageError: The bundle was not made from the checkpoint, or there are no images.
-        BundleError: The bundle is damaged.
+        BundleError: The bundle or one of its plans is damaged.
     """
     bundle = Bundle.load(path)
+    plans = _whole_plans(bundle)
     real, _ = _images_for(checkpoint, images)
     found = [_verify_network(bundle, checkpoint, real)] if checkpoint is not None else []
     if backends is None:
-        libraries = (plan.info.library for plan in list_plans(bundle) if isinstance(plan, Plan))
-        backends = ["onnxruntime", *dict.fromkeys(libraries)]
+        backends = ["onnxruntime", *dict.fromkeys(plan.info.library for plan in plans)]
     return found + verify_bundle(bundle, real, backends, precisions or bundle.manifest.precisions)
+
+
+def _whole_plans(bundle: Bundle) -> list[Plan]:
+    plans = []
+    for plan in list_plans(bundle):
+        if isinstance(plan, GlocalError):
+            raise plan
+        for graph in GRAPHS:
+            plan.read(graph)
+        plans.append(plan)
+    return plans
 
 
 def _verify_network(bundle: Bundle, checkpoint: Path, images: Sequence[NDArray[np.uint8]]) -> Comparison:
@@ -137,34 +159,33 @@ def _images_for(checkpoint: Path | None, images: Path | None) -> tuple[Sequence[
     return verification_images(load_model(checkpoint), images)
 
 
-def _build_and_verify_plans(
+def _verify_plans(
     bundle: Bundle,
     backend: PlanBackend,
-    precisions: Sequence[Precision],
+    plans: Sequence[Plan],
+    checkpoint: Path | None,
     images: Path | None,
     allow: bool,
-    options: PlanOptions,
-    timing_cache: Path | None,
 ) -> None:
-    """Build plans; where there is a GPU, run them against the fp32 graphs and note the result in ``plan.json``."""
-    plans = build_plans(bundle, backend, precisions, options, timing_cache=timing_cache, allow=allow)
-    console = Console(stderr=True)
+    """Where there is a GPU, run plans against the fp32 graphs; note the result in ``plan.json``, or remove the plan."""
     if gpu() is None:
-        console.print(
-            f"{backend}: not run, there is no GPU here; glocal verify {bundle.path} compares it on one", highlight=False
-        )
+        note(f"{backend}: not run, there is no GPU here; glocal verify {bundle.path} compares it on one")
         return
     try:
-        real, _ = real_images(images)
+        real, _ = _images_for(checkpoint, images)
     except UsageError:
         if images is not None:
             raise
         # A device has no photos of its own, and need not have scikit-learn's.
-        console.print(f"{backend}: not compared; glocal verify {bundle.path} --images PHOTOS does it", highlight=False)
+        note(f"{backend}: not compared; glocal verify {bundle.path} --images PHOTOS does it")
         return
+    precisions = [plan.info.precision for plan in plans]
     for plan, comparison in zip(plans, verify_bundle(bundle, real, [backend], precisions), strict=True):
         if comparison.skipped:
             raise GlocalError(f"{plan.path} cannot be run", found=comparison.skipped)
+        try:
+            check(comparison.report, comparison.precision, str(plan.path), allow=allow)
+        except GlocalError:
+            remove_plan(plan)  # else the next run would take it
+            raise
         record_verification(plan, comparison.report)
-        if not allow:
-            check(comparison.report, comparison.precision, str(plan.path))

@@ -165,12 +165,14 @@ def _configure(library: Library, config: Any, precision: Precision, options: Pla
         config.set_flag(getattr(flags, wanted))
     if options.version_compatible:
         if library.name == "tensorrt_rtx":
-            raise UsageError("TensorRT-RTX has no version-compatible plans.", fix="Leave out version_compatible.")
+            raise UsageError("TensorRT-RTX has no version-compatible plans.", fix="Leave out --version-compatible.")
         config.set_flag(flags.VERSION_COMPATIBLE)
     if options.hardware_compatible != "none":
         level = options.hardware_compatible.upper()
         if library.name == "tensorrt_rtx" or not hasattr(trt.HardwareCompatibilityLevel, level):
-            fix = "TensorRT-RTX: name compute_capabilities. TensorRT before 10.13: only ampere_plus."
+            fix = "Leave out --hardware-compatible: a plan of TensorRT-RTX is for any GPU."
+            if library.name == "tensorrt":
+                fix = "Take ampere_plus, or leave out --hardware-compatible."
             raise UsageError(f"{library.name} {library.version} has no hardware compatibility {level}.", fix=fix)
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
     if options.compute_capabilities:

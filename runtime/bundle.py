@@ -128,10 +128,7 @@ def add_to_bundle(bundle: Bundle, files: Mapping[str, bytes], **fields: Any) -> 
     for name, value in fields.items():
         merged[name] = {**merged[name], **value} if isinstance(merged.get(name), Mapping) else value
     digests = dict(bundle.manifest.files)
-    contents = {
-        name: content if isinstance(content, bytes) else content.read_bytes() for name, content in files.items()
-    }
-    for relative, content in contents.items():
+    for relative, content in files.items():
         digest = hashlib.sha256(content).hexdigest()
         if digests.setdefault(relative, digest) != digest:
             raise UsageError(

@@ -97,6 +97,9 @@ def main_with_errors(app: typer.Typer) -> None:
     except GlocalError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a file that cannot be written, say
+        print(error, file=sys.stderr)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "glocal").startswith("glocal"):
             raise

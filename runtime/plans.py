@@ -7,6 +7,7 @@ A plan is made on the machine that runs it, so it is not in the bundle's manifes
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -252,6 +253,17 @@ def record_verification(plan: Plan, figures: dict[str, float]) -> Plan:
     info = plan.info.model_copy(update={"verification": dict(figures)})
     write_atomically(plan.path / PLAN_JSON, (info.model_dump_json(indent=2) + "\n").encode())
     return Plan(plan.path, info)
+
+
+def remove_plan(plan: Plan) -> None:
+    """Remove a plan, first out of sight, so that nobody meets half of it.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    hidden = plan.path.with_name(f".{plan.path.name}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    shutil.rmtree(plan.path.rename(hidden))
 
 
 def sources(bundle: Bundle, precision: Precision) -> dict[Graph, str]:

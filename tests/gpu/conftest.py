@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -46,8 +47,9 @@ def library(request: pytest.FixtureRequest, card: Gpu) -> Library:
 @pytest.fixture(scope="session")
 def bundle(card: Gpu, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle under test."""
-    if named := os.environ.get("GLOCAL_BUNDLE"):
-        return Bundle.load(named)
+    if named := os.environ.get("GLOCAL_BUNDLE"):  # a copy: its own plans stay as they were built
+        copy = tmp_path_factory.mktemp("named") / "bundle"
+        return Bundle.load(shutil.copytree(named, copy, ignore=shutil.ignore_patterns("plans")))
     torch = pytest.importorskip("torch", reason="neither GLOCAL_BUNDLE nor torch")
     from glocal.export.build import build_bundle
     from glocal.train.checkpoint import save_model

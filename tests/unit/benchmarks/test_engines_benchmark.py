@@ -74,11 +74,18 @@ def test_an_engine_that_fails_is_not_timed(tiny_bundle, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("backends", "batches"), [(["onnxruntme"], (1,)), ([], (1,)), (BACKENDS, (0,)), (BACKENDS, ())]
+    ("backends", "precisions", "batches"),
+    [
+        (["onnxruntme"], (), (1,)),
+        ([], (), (1,)),
+        (BACKENDS, ("fp8",), (1,)),
+        (BACKENDS, (), (0,)),
+        (BACKENDS, (), ()),
+    ],
 )
-def test_wrong_names_and_batches_are_refused(backends, batches, tiny_bundle):
+def test_wrong_names_and_batches_are_refused(backends, precisions, batches, tiny_bundle):
     with pytest.raises(UsageError):
-        engines.bench_engines(tiny_bundle, backends, batches=batches)
+        engines.bench_engines(tiny_bundle, backends, precisions, batches=batches)
 
 
 @pytest.mark.parametrize(("busy", "loaded"), [(0.5, True), (0.01, False), (None, False)])

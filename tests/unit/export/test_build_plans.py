@@ -80,6 +80,13 @@ def test_plans_are_built_once(bundle, builds, rtx, capsys):
     assert find_plan(exported_again, "tensorrt_rtx", rtx.version, (8, 9), "fp32")
 
 
+def test_plans_take_all_boxes_that_the_selector_proposes(tmp_path, rtx, graphs):
+    fields = {**FIELDS, "selector": {**FIELDS["selector"], "k_s": 5, "k_e": 3}, "thresholds": {"fp32": (0.5,) * 5}}
+    files = {"fp32/global.onnx": graphs["global"], "fp32/local.onnx": graphs["matmul"]}
+    (plan,) = build_plans(write_bundle(tmp_path / "wide", files, **fields), "tensorrt_rtx", ["fp32"])
+    assert plan.info.options.max_boxes == 5 * 3 * 3
+
+
 def test_a_build_that_was_interrupted_goes_on(bundle, monkeypatch):
     real, names = plans_module.build_plan, []
 

@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from glocal.export.compare import TOLERANCE, OnnxSubject, check, compare, over_tolerance, why_boxes_differ
+from glocal.export.compare import TOLERANCE, OnnxSubject, Outputs, check, compare, over_tolerance, why_boxes_differ
 from glocal.export.half import to_half
 from glocal.runtime.errors import GlocalError
 from glocal.runtime.images import resize
@@ -59,6 +59,39 @@ def test_values_that_are_not_finite_are_over_every_tolerance(model, graphs, refe
     report = compare(reference, wrong, photos, model.selector(), model.config.fusion)
     for precision in TOLERANCE:
         assert {"global.logits", "scores"} <= set(over_tolerance(report, precision))
+        with pytest.raises(GlocalError, match="inf"):
+            check(report, precision, "the graphs", allow=True)
+    with pytest.raises(GlocalError, match="not finite"):
+        compare(wrong, reference, photos, model.selector(), model.config.fusion)
+    broken = OnnxSubject(graphs["global"], scaled(graphs["matmul"], np.inf, "stage.0.conv1.weight"))
+    assert compare(reference, broken, photos, model.selector(), model.config.fusion)["scores"] == np.inf
+
+
+class OtherBoxes:
+    """A form of the model whose maps give other boxes, and whose local graph is wrong."""
+
+    def __init__(self, form: OnnxSubject) -> None:
+        self.form = form
+
+    def run_global(self, images: np.ndarray) -> Outputs:
+        out = self.form.run_global(images)
+        return Outputs({**out.values, "class_maps": -out.values["class_maps"]})
+
+    def run_local(self, outputs: Outputs, boxes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        return self.form.run_local(outputs, boxes, counts) + 3
+
+
+def test_scores_are_compared_where_every_box_differs(model, reference, photos):
+    report = compare(reference, OtherBoxes(reference), photos, model.selector(), model.config.fusion)
+    assert report["same_boxes"] == 0
+    assert "scores" in over_tolerance(report, "fp16")
+
+
+def test_what_is_finite_can_be_allowed():
+    report = {"real/global.logits": 0.5}
+    with pytest.raises(GlocalError, match="differs by"):
+        check(report, "fp32", "the graphs")
+    check(report, "fp32", "the graphs", allow=True)
 
 
 def outputs(*cells: tuple[int, int, int, float], logits: tuple[float, float] = (2.0, 1.0)) -> dict[str, np.ndarray]:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from glocal.benchmarks.cli import app
 from glocal.export.compare import check
+from glocal.export.extend import Comparison
 from glocal.runtime.bundle import Bundle
-from glocal.runtime.errors import GlocalError, UsageError
+from glocal.runtime.errors import BundleError, GlocalError, UsageError
+from glocal.runtime.plans import list_plans
 from glocal.train.checkpoint import save_model
 from typer.testing import CliRunner
 
@@ -104,6 +106,10 @@ def test_adding_to_a_bundle_and_verifying_it_need_neither_pytorch_nor_onnx(bundl
         (["BUNDLE", "--precision", "int8"], "glocal calibrate"),
         (["BUNDLE", "--precision", "fp64"], "choose from fp32, fp16, int8"),
         (["BUNDLE", "--backend", "onnxruntime-cuda"], "choose from onnxruntime, tensorrt, tensorrt_rtx"),
+        (["BUNDLE", "--roi-align", "operator"], "with a checkpoint"),
+        (["BUNDLE", "--max-batch", "2"], "add --backend tensorrt"),
+        (["BUNDLE", "--timing-cache", "file"], "add --backend tensorrt"),
+        (["BUNDLE", "--backend", "tensorrt_rtx", "--max-batch", "2", "--opt-batch", "4"], "more than --max-batch 2"),
     ],
 )
 def test_wrong_usage(arguments, message, run, bundle):
@@ -153,10 +159,8 @@ def test_verify_refuses_the_run_of_another_bundle(model, bundle, tmp_path):
 
 def test_verify_says_what_it_could_not_run(bundle):
     done = invoke("verify", bundle, "--backend", "tensorrt", "onnxruntime", "--precision", "fp32")
-    assert done.exit_code == 0, done.output
     assert "fp32 on tensorrt was skipped" in done.output
-    done = invoke("verify", bundle, "--backend", "tensorrt")
-    assert "nothing could be compared" in done.exception.found
+    assert done.exception.found == "fp32 on tensorrt could not be compared"  # it was named
 
 
 @pytest.mark.usefixtures("exported")
@@ -168,6 +172,9 @@ def test_graphs_that_differ_are_written_only_when_allowed(run, tmp_path, monkeyp
     assert not out.exists()
     assert invoke("export", run, "--out", out, "--allow").exit_code == 0
     assert Bundle.load(out).manifest.verification["fp32"]["real/local.logits"] == 0.5
+    assert "differs by 0.5" in str(invoke("export", run, "--out", out).exception)  # kept, and still not right
+    assert "differs by 0.5" in str(invoke("export", out).exception)
+    assert invoke("export", out, "--allow").exit_code == 0
 
 
 @pytest.mark.usefixtures("exported")
@@ -178,3 +185,63 @@ def test_plans_are_not_built_from_the_operator_form(run, tmp_path):
     assert isinstance(done.exception, UsageError)
     assert "--roi-align matmul" in done.exception.fix
     assert not (out / "plans").exists()
+
+
+@pytest.fixture
+def run_plans(monkeypatch, rtx):
+    """A machine with a GPU, on which plans give a report that a test chooses: a stand-in for running them."""
+    report: dict[str, float] = {}
+    monkeypatch.setattr("glocal.export.steps.gpu", lambda: "a GPU")
+
+    def compared(bundle, images, backends, precisions):
+        return [Comparison(precision, backends[0], dict(report)) for precision in precisions]
+
+    monkeypatch.setattr("glocal.export.steps.verify_bundle", compared)
+    return report
+
+
+def test_plans_are_verified_and_kept_only_if_they_compute_the_same(bundle, run_plans):
+    export = ("export", bundle, "--backend", "tensorrt_rtx", "--precision", "fp16")
+    run_plans.update({"real/local.logits": 1e-3, "real/scores": 1e-3})
+    assert invoke(*export).exit_code == 0
+    (plan,) = list_plans(Bundle.load(bundle))
+    assert plan.info.verification == run_plans
+    run_plans["real/local.logits"] = 0.5
+    assert "differs by 0.5" in str(invoke(*export).exception)
+    assert list_plans(Bundle.load(bundle)) == []
+    assert invoke(*export, "--allow").exit_code == 0
+    assert list_plans(Bundle.load(bundle))[0].info.verification["real/local.logits"] == 0.5
+    run_plans["real/local.logits"] = float("inf")
+    assert "differs by inf" in str(invoke(*export, "--allow").exception)
+    assert list_plans(Bundle.load(bundle)) == []
+
+
+def test_a_damaged_plan_is_not_skipped(bundle, rtx):
+    assert invoke("export", bundle, "--backend", "tensorrt_rtx", "--precision", "fp16").exit_code == 0
+    done = invoke("verify", bundle, "--precision", "fp16")
+    assert done.exit_code == 0, done.exception
+    (plan,) = list_plans(Bundle.load(bundle))
+    (plan.path / "local.plan").write_bytes(b"damaged")
+    assert isinstance(invoke("verify", bundle).exception, BundleError)
+
+
+def test_figures_that_are_not_finite_are_null_in_json(bundle, tmp_path, monkeypatch):
+    found = [Comparison("fp16", "onnxruntime", {"real/scores": float("inf")})]
+    monkeypatch.setattr("glocal.export.steps.verify_bundle", lambda *_: found)
+    done = invoke("verify", bundle, "--json", tmp_path / "verify.json")
+    assert "fp16 on onnxruntime differs in real/scores" in done.exception.found
+    (row,) = json.loads((tmp_path / "verify.json").read_text(), parse_constant=pytest.fail)
+    assert row["report"] == row["over_tolerance"] == {"real/scores": None}
+
+
+def test_paths_are_printed_as_they_are(bundle, tmp_path):
+    named = bundle.rename(tmp_path / "[bold]")
+    done = invoke("verify", named, "--precision", "fp16")
+    assert done.exit_code == 0, done.output
+    assert "[bold]" in done.output  # no markup
+
+
+def test_defaults_are_in_the_help(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for command, default in (("export", "onnxruntime"), ("verify", "all that it has")):
+        assert f"[default: ({default})]" in invoke(command, "--help").output

@@ -21,7 +21,7 @@ from ..runtime.manifest import MANIFEST
 from ..runtime.progress import note
 from ..train.checkpoint import Checkpoint, load_model
 from ..train.data import open_data
-from .compare import check, summary
+from .compare import check, summary, worst
 from .extend import VERIFY_IMAGES, real_images
 from .graphs import RoiForm, check_exportable, export_global, export_local
 from .verify import verify_graphs
@@ -43,7 +43,8 @@ def build_bundle(
     Args:
         checkpoint: A run folder or its ``model.safetensors``.
         out: The bundle to write. A bundle that stands there is replaced, anything else is refused.
-        roi_form: RoIAlign as the ONNX operator or as a product of matrices; the results are equal.
+        roi_form: RoIAlign as the ONNX operator or as a product of matrices; the results are equal. With the operator the
+            bundle also holds the product, for TensorRT, which has the operator as a plugin only.
         images: A photo or a folder of photos to compare on. Default: validation images of the training data, or,
             where these are not at hand, the photos that come with scikit-learn.
         allow: Write the bundle even if a graph differs by more than the tolerance; the manifest says by how much. One
@@ -67,14 +68,18 @@ def build_bundle(
     real, real_name = verification_images(loaded, images)
     with console.status("exporting the global graph"):
         global_graph = export_global(loaded.model)
+    forms: dict[str, RoiForm] = {"fp32/local.onnx": roi_form}
+    if roi_form == "operator":
+        forms["fp32/local.tensorrt.onnx"] = "matmul"
     with console.status("exporting the local graph"):
-        local_graph = export_local(loaded.model, roi_form)
+        local_graphs = {path: export_local(loaded.model, form) for path, form in forms.items()}
     with console.status(f"comparing both graphs with the network on {real_name}"):
-        report = verify_graphs(loaded.model, global_graph, local_graph, real)
+        reports = [verify_graphs(loaded.model, global_graph, graph, real) for graph in local_graphs.values()]
+    report = worst(reports)
     check(report, "fp32", "the exported fp32 graphs", allow=allow)
     bundle = write_bundle(
         out,
-        {"fp32/global.onnx": global_graph, "fp32/local.onnx": local_graph},
+        {"fp32/global.onnx": global_graph, **local_graphs},
         **_fields(loaded, report, {**origin, "verified_on": real_name}),
     )
     note(f"{out}: fp32 graphs verified on {real_name}, {summary(report)}")
@@ -104,12 +109,14 @@ def _unchanged(out: Path, origin: dict[str, str]) -> Bundle | None:
         bundle = Bundle.load(out)
     except GlocalError:  # damaged, or of another version: it is written again
         return None
-    same = all(bundle.manifest.provenance.get(name) == value for name, value in origin.items())
+    # Neither Python nor the engine that verified decides what the graphs are.
+    decides = {name: value for name, value in origin.items() if name not in ("python", "onnxruntime")}
+    same = all(bundle.manifest.provenance.get(name) == value for name, value in decides.items())
     return bundle if same and "fp32" in bundle.manifest.precisions else None
 
 
 def _origin(checkpoint: Checkpoint, roi_form: RoiForm) -> dict[str, str]:
-    """All that decides what the graphs are."""
+    """Where the graphs come from."""
     packages = ("torch", "onnx", "onnxscript", "onnxruntime", "timm")
     return {
         "checkpoint_sha256": hashlib.sha256(checkpoint.path.read_bytes()).hexdigest(),

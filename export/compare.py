@@ -269,3 +269,11 @@ def summary(report: dict[str, float]) -> str:
     outputs = [value for name, value in report.items() if name.split("/")[-1].startswith(("global.", "local."))]
     same = report.get("real/same_boxes", 1.0)
     return f"outputs differ by {max(outputs):.1e} at most, {same:.0%} of the images have the same boxes"
+
+
+def worst(reports: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Several comparisons as one: the largest differences, and the smallest shares of what is the same."""
+    return {
+        name: (min if "same_" in name else max)(report[name] for report in reports if name in report)
+        for name in reports[0]
+    }

@@ -16,7 +16,7 @@ from ..runtime.errors import GlocalError, UsageError
 from ..runtime.images import list_images, read_image, resize
 from ..runtime.manifest import Precision
 from ..runtime.pipeline import selector_of
-from .compare import EngineSubject, OnnxSubject, check, compare, over_tolerance
+from .compare import EngineSubject, OnnxSubject, check, compare, over_tolerance, worst
 
 VERIFY_IMAGES = 8
 
@@ -62,9 +62,12 @@ def add_half(bundle: Bundle, images: Sequence[NDArray[np.uint8]], *, allow: bool
 
     single = read_graphs(bundle, "fp32")
     half = {name.replace("fp32/", "fp16/"): to_half(content) for name, content in single.items()}
-    subject = OnnxSubject(half["fp16/global.onnx"], half["fp16/local.onnx"])
-    reference = OnnxSubject(single["fp32/global.onnx"], single["fp32/local.onnx"])
-    report = _compare(bundle, reference, subject, images)
+    reports = []
+    for form in (name.removeprefix("fp32/") for name in single if name.startswith("fp32/local")):
+        sides = [(f"{kind}/global.onnx", f"{kind}/{form}") for kind in ("fp32", "fp16")]
+        subjects = [OnnxSubject(*((single | half)[name] for name in side)) for side in sides]
+        reports.append(_compare(bundle, subjects[0], subjects[1], images))
+    report = worst(reports)
     check(report, "fp16", f"the fp16 graphs of {bundle.path}", allow=allow)
     return add_to_bundle(
         bundle,

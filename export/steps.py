@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..runtime.backends import Backend
 from ..runtime.backends.tensorrt_api import Backend as PlanBackend
-from ..runtime.backends.tensorrt_api import gpu
+from ..runtime.backends.tensorrt_api import gpu, load_library
 from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError, UsageError
 from ..runtime.manifest import MANIFEST, Precision
@@ -21,6 +21,7 @@ from ..runtime.progress import note
 from .compare import check, summary
 from .extend import Comparison, add_half, real_images, verify_bundle
 from .plans import build_plans
+from .tensorrt import check_machine
 
 if TYPE_CHECKING:
     from .graphs import RoiForm
@@ -55,6 +56,8 @@ def export_bundle(
         UsageError: The arguments do not fit together, or int8 has not been calibrated.
         GlocalError: A graph or a plan differs from what it was made of, or cannot be made.
     """
+    if not source.exists():
+        raise UsageError(f"{source} does not exist", fix="name a run folder, a model.safetensors, or a bundle")
     is_bundle = (source / MANIFEST).is_file()
     if is_bundle == (out is not None):
         fix = "leave --out out: a bundle is added to where it is" if is_bundle else "name the bundle with --out"
@@ -66,6 +69,8 @@ def export_bundle(
     if not plan_backends and (timing_cache is not None or options not in (None, PlanOptions())):
         fix = "add --backend tensorrt or tensorrt_rtx, or leave out the options of plans"
         raise UsageError("there are options of plans, and no plans to build", fix=fix)
+    for backend in plan_backends:  # before any long work
+        check_machine(load_library(backend), gpu())
     if is_bundle:
         bundle = Bundle.load(source)
     else:
@@ -85,11 +90,6 @@ def export_bundle(
         raise UsageError(
             f"{bundle.path} has no int8 graphs, which need calibration",
             fix=f"run: glocal calibrate {bundle.path} --data DIR",
-        )
-    if plan_backends and bundle.manifest.provenance.get("roi_align") == "operator":
-        raise UsageError(
-            f"{bundle.path} holds RoIAlign as an operator, which TensorRT has as a plugin only",
-            fix="export it again from the checkpoint, with --roi-align matmul (the default)",
         )
     for backend in plan_backends:
         plans = build_plans(bundle, backend, precisions, options, timing_cache=timing_cache, allow=allow)

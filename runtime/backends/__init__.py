@@ -150,7 +150,7 @@ def _has_plan(bundle: Bundle, backend: Literal["tensorrt", "tensorrt_rtx"], prec
         return device is not None and bool(
             find_plan(bundle, backend, load_library(backend).version, device.compute_capability, precision)
         )
-    except GlocalError:
+    except (GlocalError, OSError):
         return False
 
 

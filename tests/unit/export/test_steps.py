@@ -178,13 +178,19 @@ def test_graphs_that_differ_are_written_only_when_allowed(run, tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("exported")
-def test_plans_are_not_built_from_the_operator_form(run, tmp_path):
+def test_the_operator_form_has_a_form_for_tensorrt_beside_it(run, rtx, graphs, tmp_path):
     out = tmp_path / "bundle"
     assert invoke("export", run, "--out", out, "--roi-align", "operator").exit_code == 0
-    done = invoke("export", out, "--backend", "tensorrt_rtx")
-    assert isinstance(done.exception, UsageError)
-    assert "--roi-align matmul" in done.exception.fix
-    assert not (out / "plans").exists()
+    done = invoke("export", out, "--backend", "tensorrt_rtx", "--precision", "fp16")
+    assert done.exit_code == 0, done.output
+    bundle = Bundle.load(out)
+    assert bundle.read("fp32/local.onnx") == graphs["operator"]
+    assert bundle.read("fp32/local.tensorrt.onnx") == graphs["matmul"]
+    (plan,) = list_plans(bundle)
+    assert plan.info.graphs["local"].source == bundle.manifest.files["fp16/local.tensorrt.onnx"]
+    assert set(bundle.manifest.verification["fp16"]) == set(bundle.manifest.verification["fp32"]) - {
+        name for name in bundle.manifest.verification["fp32"] if name.startswith("random/")
+    }
 
 
 @pytest.fixture

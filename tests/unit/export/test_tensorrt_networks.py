@@ -3,6 +3,8 @@
 import onnx
 import pytest
 import torch
+from glocal.calib.graph import read_graph
+from glocal.calib.qdq_tensorrt import quantize_for_tensorrt
 from glocal.export.graphs import export_global, export_local
 from glocal.export.half import to_half
 from glocal.export.tensorrt import build_plan
@@ -13,11 +15,17 @@ from glocal.train.model import GlocalNet
 
 pytestmark = pytest.mark.slow
 # How a graph of each precision is made from the exported one.
-FORMS = {"fp32": bytes, "fp16": to_half}
+FORMS = {"fp32": bytes, "fp16": to_half, "int8": lambda graph: quantised(graph)}
 NETWORKS = {
     "resnet101 at 448": ("paper", "resnet101", 448, 80),
     "lite0 at 224": ("glocal", "tf_efficientnet_lite0", 224, 18),
 }
+
+
+def quantised(graph: bytes) -> bytes:
+    """With ranges out of the air: whether it builds depends on where the Q/DQ pairs stand, not on their scales."""
+    read = read_graph("a graph", graph)
+    return quantize_for_tensorrt(read, dict.fromkeys(read.activations(), (-6.0, 6.0)), read.kept)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -36,5 +44,10 @@ def test_it_builds(network, rtx, graph, precision):
     nodes = onnx.load_from_string(network[graph]).graph.node
     working = [node for node in nodes if node.op_type in ("Conv", "MatMul", "Gemm")]
     assert sum(plan.inspection.precisions.values()) == len(working)
-    assert plan.inspection.precisions[precision] > len(working) / 2
-    assert len(plan.data) > len(network[graph]) * {"fp32": 0.9, "fp16": 0.45}[precision]
+    convolutions = sum(node.op_type == "Conv" for node in nodes)
+    if precision == "int8":  # convolutions, all of them, and nothing else
+        assert plan.inspection.precisions.get("int8", 0) == convolutions
+    else:
+        assert plan.inspection.precisions[precision] > len(working) / 2
+    share = {"fp32": 0.9, "fp16": 0.45, "int8": 0.2}[precision]  # of the bytes
+    assert len(plan.data) > len(network[graph]) * share

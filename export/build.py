@@ -43,8 +43,8 @@ def build_bundle(
     Args:
         checkpoint: A run folder or its ``model.safetensors``.
         out: The bundle to write. A bundle that stands there is replaced, anything else is refused.
-        roi_form: RoIAlign as the ONNX operator or as a product of matrices; the results are equal. With the operator the
-            bundle also holds the product, for TensorRT, which has the operator as a plugin only.
+        roi_form: RoIAlign as the ONNX operator or as a product of matrices; the results are equal. With the operator,
+            the bundle also holds the product, for TensorRT, which has the operator as a plugin only.
         images: A photo or a folder of photos to compare on. Default: validation images of the training data, or,
             where these are not at hand, the photos that come with scikit-learn.
         allow: Write the bundle even if a graph differs by more than the tolerance; the manifest says by how much. One

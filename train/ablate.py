@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -92,7 +93,8 @@ def ablate(
         base: Settings that all rows share. A row's own switches and settings go before these.
         out: Gets ``TABLE.csv`` (a line a run), ``TABLE-summary.csv`` (a line a row), ``TABLE.png``, and a run folder
             ``TABLE/ROW-sSEED`` for each run, with ``result.json`` and ``scores.npz`` (fused, global, local; float32).
-            A finished run found there is kept, and an interrupted one is resumed.
+            A finished run found there is kept, and an interrupted one is resumed. Where another table of ``out`` has
+            a finished run of the same model, that one is taken.
         seeds: Of weights, order and augmentation.
         split: Of the data, to score on.
         only: Names or slugs of the rows to run; all if empty.
@@ -114,9 +116,11 @@ def ablate(
     rows = _different(choose_rows(definition, tuple(only)), base)
     images = open_data(base.data, split, length=base.val_images, size=base.image_size)
     # Seed by seed, so that all rows can be compared as early as possible.
-    plan = [(row, _settings(row, base, seed), out / table / f"{row.slug}-s{seed}") for seed in seeds for row in rows]
-    for _, config, folder in plan:
-        _refuse_another(config, folder)
+    plan = []
+    for seed in seeds:
+        for row in rows:
+            config = _settings(row, base, seed)
+            plan.append((row, config, _place(config, out, out / table / f"{row.slug}-s{seed}")))
     console, runs = Console(stderr=True), {row.name: list[Run]() for row in rows}
     waiting = sum(not (folder / RESULT_FILE).is_file() for *_, folder in plan)
     minutes = []
@@ -148,24 +152,38 @@ def _settings(row: Row, base: TrainConfig, seed: int) -> TrainConfig:
 
 def _different(rows: Iterable[Row], base: TrainConfig) -> tuple[Row, ...]:
     """The rows without those that would train the same model as an earlier one."""
-    defaults = {name: field.default for name, field in ModelConfig.model_fields.items() if not field.is_required()}
     kept: dict[str, Row] = {}
     for row in rows:
-        config = _settings(row, base, 0)
-        switches = {**defaults, **PRESETS[config.preset], **config.switches}
-        resolved = {"preset": None, "region_weight": config.weight_of_regions, "switches": switches}
-        whole = {**config.model_dump(), **resolved}
-        first = kept.setdefault(json.dumps(whole, sort_keys=True), row)
+        first = kept.setdefault(_identity(_settings(row, base, 0)), row)
         if first is not row:
             note = f"{row.name} is left out: it is the same as {first.name}"
             Console(stderr=True).print(note, highlight=False, markup=False)
     return tuple(kept.values())
 
 
+def _identity(config: TrainConfig) -> str:
+    """The same text for settings that train the same model, however they are written."""
+    defaults = {name: field.default for name, field in ModelConfig.model_fields.items() if not field.is_required()}
+    switches = {**defaults, **PRESETS[config.preset], **config.switches}
+    resolved = {"preset": None, "region_weight": config.weight_of_regions, "switches": switches}
+    return json.dumps({**config.model_dump(mode="json", exclude=NOT_OF_THE_RUN), **resolved}, sort_keys=True)
+
+
+def _place(config: TrainConfig, out: Path, folder: Path) -> Path:
+    """The folder of a run: ``folder``, or that of another table's finished run of the same model."""
+    if not is_new_or_empty(folder):
+        _refuse_another(config, folder)
+        return folder
+    for result in sorted(out.glob(f"*/*-s{config.seed}/{RESULT_FILE}")):
+        with contextlib.suppress(OSError, ValidationError):
+            before = TrainConfig.model_validate_json((result.parent / "config.json").read_bytes())
+            if _identity(before) == _identity(config):
+                return result.parent
+    return folder
+
+
 def _refuse_another(config: TrainConfig, folder: Path) -> None:
     """Refuse a run folder that holds something else than this run."""
-    if is_new_or_empty(folder):
-        return
     try:
         before = TrainConfig.model_validate_json((folder / "config.json").read_bytes())
     except (OSError, ValidationError) as error:

@@ -43,7 +43,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
 
 def ablate(
     table: Annotated[str, typer.Argument(help="3, 4, 5, 6 or 7 (of the paper), peers, or switches.")],
-    data: Annotated[str, typer.Option(help="'digits' (built in), or a data folder: labels.csv, VOC or COCO.")],
+    data: Annotated[str, typer.Option(help="'digits', 'digits-hard', or a data folder: labels.csv, VOC or COCO.")],
     out: Annotated[Path, typer.Option(help="Folder of the report and the runs; finished runs in it are kept.")],
     budget: Annotated[
         Literal["small", "digits", "paper"],

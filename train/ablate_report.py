@@ -122,7 +122,7 @@ def _run_lines(name: str, result: RowResult) -> list[dict[str, Any]]:
             "minutes": run.minutes,
             "load": run.load,
             **_paper(result.row),
-            "folder": f"{name}/{run.folder.name}",
+            "folder": "/".join(run.folder.parts[-2:]),
         }
         for run in result.runs
     ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Annotated[str, typer.Option(help="'digits' (built in), or a data folder: labels.csv, VOC or COCO.")],
+    data: Annotated[str, typer.Option(help="'digits', 'digits-hard', or a data folder: labels.csv, VOC or COCO.")],
     out: Annotated[Path, typer.Option(help="The run folder to write.")],
     recipe: Annotated[Literal["small", "paper"], typer.Option(help="Defaults of all options left out.")] = "small",
     backbone: Annotated[str | None, typer.Option(help="A timm model name.")] = None,
@@ -111,7 +111,7 @@ def parse_switch(text: str) -> tuple[str, Any]:
 
 def evaluate(
     target: Annotated[Path, typer.Argument(help="A run folder, or a bundle.")],
-    data: Annotated[str, typer.Option(help="'digits', or a data folder.")],
+    data: Annotated[str, typer.Option(help="'digits', 'digits-hard', or a data folder.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this file.")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show the AP of each class.")] = False,

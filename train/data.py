@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from ..runtime.errors import DataError
 from ..runtime.images import resize
 from . import coco, folders, voc
-from .digits import CLASSES, DigitScenes
+from .digits import CLASSES, DIFFICULTIES, DigitScenes
 from .labeled import LabeledImages, Layout, UnreadableImageError, list_folder
 
 __all__ = ["LabeledImages", "TrainImages", "UnreadableImageError", "open_data"]
@@ -37,7 +37,7 @@ def open_data(
     (`coco.open_coco`). The labels are checked here, and that the split's files exist; no image is decoded yet.
 
     Args:
-        name: `"digits"`, or the folder (`"./digits"` for a folder of that name).
+        name: `"digits"`, `"digits-hard"`, or the folder (`"./digits"` for a folder of that name).
         split: Such as `train`, `val` or `test`.
         length: Number of built-in scenes; a folder gives all the images of the split.
         size: Side of built-in scenes in pixels; images of a folder have their own sizes.
@@ -47,10 +47,11 @@ def open_data(
         DataError: If the folder does not follow one of the layouts, or has no such split.
         UsageError: If the built-in digits have no such split, or `length`, `size` or `seed` is out of range.
     """
-    if name == "digits":
+    if name in DIFFICULTIES:
+        name = str(name)
         n = DIGIT_SCENES.get(split, 1) if length is None else length
-        scenes = DigitScenes(split, n, 192 if size is None else size, seed)
-        return LabeledImages("digits", split, CLASSES, scenes.targets, scenes, crop=False, flip=False)
+        scenes = DigitScenes(split, n, 192 if size is None else size, seed, DIFFICULTIES[name])
+        return LabeledImages(name, split, CLASSES, scenes.targets, scenes, crop=False, flip=False)
     folder = Path(name)
     if not os.path.isdir(folder):  # unlike Path.is_dir, False where access is denied
         fix = "Name a data folder, or 'digits' for the built-in data."

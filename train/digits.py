@@ -28,17 +28,39 @@ from ..runtime.progress import progressed
 CLASSES = tuple("0123456789")
 SPLITS = ("train", "val", "test")
 
-# Sides, relative to the scene's: a digit is tiny with this probability; log-uniform within either range.
-SMALLEST, TINY, LARGEST = 1 / 10, 1 / 7, 1 / 2.5
-TINY_SHARE = 0.3
-MAX_DIGITS = 5
 MAX_OVERLAP = 0.1
-# Least difference of luma between a digit and what is around it, beyond the spread of the background there.
-MIN_CONTRAST = 80.0
 LUMA = np.array([0.299, 0.587, 0.114])
 
 Array = NDArray[Any]
 Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes scenes easy or hard; the defaults are those of ``digits``.
+
+    Attributes:
+        digits: Fewest and most digits of a scene.
+        sides: Longer side of a digit relative to the scene's: smallest, tiny, largest. Log-uniform between the first
+            two for a tiny digit, and between the last two for any other.
+        tiny_share: Probability that a digit is tiny.
+        clutter: The number of facets, strokes, arcs and blobs is multiplied by this.
+        min_contrast: Least difference of luma between a digit and what is around it, beyond the spread of the
+            background there.
+    """
+
+    digits: tuple[int, int] = (1, 5)
+    sides: tuple[float, float, float] = (1 / 10, 1 / 7, 1 / 2.5)
+    tiny_share: float = 0.3
+    clutter: int = 1
+    min_contrast: float = 80.0
+
+
+# By the name of the data.
+DIFFICULTIES = {
+    "digits": Difficulty(),
+    "digits-hard": Difficulty((2, 6), (1 / 16, 1 / 11, 1 / 8), 0.5, 3, 35.0),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +80,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class DigitScenes:
-    """Scenes of 1 to 5 digits of varied size and contrast; about 30 % of the digits are tiny (< size/7).
+    """Scenes of digits of varied size and contrast: by default 1 to 5, of which about 30 % are tiny (< size/7).
 
     Which digits a scene holds depends on (seed, split, index). How it looks depends on the epoch too, so each
     epoch brings fresh images with the same targets.
@@ -68,6 +90,7 @@ class DigitScenes:
         length: Number of scenes.
         size: Side of the square scenes in pixels; below 128 the smallest digits are hard to read.
         seed: Not negative. It does not change which digit images belong to which split.
+        difficulty: How many digits there are, how small, and in what surroundings.
 
     Raises:
         UsageError: If an argument is out of range.
@@ -77,6 +100,7 @@ class DigitScenes:
     length: int
     size: int = 192
     seed: int = 0
+    difficulty: Difficulty = DIFFICULTIES["digits"]
 
     classes = CLASSES
 
@@ -114,14 +138,15 @@ class DigitScenes:
         if not 0 <= index < self.length:
             raise IndexError(f"scene {index} of {self.length}")
         rng = self._generator(index, epoch)
-        image = _background(rng, self.size)
+        how = self.difficulty
+        image = _background(rng, self.size, how.clutter)
         glyphs = _glyphs(self.split)
         digits = self._digits(index)
         boxes: list[Box] = []
-        for digit, side in zip(digits, sorted(_sides(rng, len(digits), self.size), reverse=True), strict=True):
+        for digit, side in zip(digits, sorted(_sides(rng, len(digits), self.size, how), reverse=True), strict=True):
             glyph = glyphs[digit][rng.integers(len(glyphs[digit]))]
             mask, box = _place(rng, glyph, side, boxes, self.size)
-            _paint(rng, image[box[1] : box[3], box[0] : box[2]], mask)
+            _paint(rng, image[box[1] : box[3], box[0] : box[2]], mask, how.min_contrast)
             boxes.append(box)
         target = np.zeros(len(CLASSES), np.float32)
         target[digits] = 1
@@ -132,8 +157,8 @@ class DigitScenes:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def _digits(self, index: int) -> Array:
-        rng = self._generator(index)
-        return rng.integers(len(CLASSES), size=rng.integers(1, MAX_DIGITS + 1))
+        rng, (fewest, most) = self._generator(index), self.difficulty.digits
+        return rng.integers(len(CLASSES), size=rng.integers(fewest, most + 1))
 
 
 @lru_cache(maxsize=3)
@@ -151,10 +176,11 @@ def _glyphs(split: str) -> tuple[Array, ...]:
     return tuple(glyphs)
 
 
-def _sides(rng: np.random.Generator, n: int, size: int) -> Array:
+def _sides(rng: np.random.Generator, n: int, size: int, how: Difficulty) -> Array:
     """Longer side of each digit's box in pixels, (n,) float."""
-    tiny = rng.random(n) < TINY_SHARE
-    low, high = np.where(tiny, SMALLEST, TINY), np.where(tiny, TINY, LARGEST)
+    smallest, middle, largest = how.sides
+    tiny = rng.random(n) < how.tiny_share
+    low, high = np.where(tiny, smallest, middle), np.where(tiny, middle, largest)
     return size * low * (high / low) ** rng.random(n)
 
 
@@ -194,10 +220,10 @@ def _mask(glyph: Array, side: float, angle: float, shear: float) -> Array:
     return np.clip((smooth - 0.3) / 0.45, 0, 1)
 
 
-def _paint(rng: np.random.Generator, under: Array, mask: Array) -> None:
+def _paint(rng: np.random.Generator, under: Array, mask: Array, min_contrast: float) -> None:
     """Draw a digit in place, lighter or darker than the background under it, faint to strong."""
     mean, spread = (float(v[0, 0]) for v in cv2.meanStdDev(cv2.cvtColor(under, cv2.COLOR_RGB2GRAY)))
-    least = MIN_CONTRAST + 1.5 * spread
+    least = min_contrast + 1.5 * spread
     room = (mean, 255 - mean)  # darker, lighter
     fits = [side for side in (0, 1) if room[side] >= least]
     side = fits[rng.integers(len(fits))] if fits else int(room[1] > room[0])
@@ -208,7 +234,7 @@ def _paint(rng: np.random.Generator, under: Array, mask: Array) -> None:
     under[:] = (under + (colour - under) * mask[..., None] + 0.5).astype(np.uint8)
 
 
-def _background(rng: np.random.Generator, size: int) -> Array:
+def _background(rng: np.random.Generator, size: int, clutter: int = 1) -> Array:
     """Smooth colours and noise, (size, size, 3) uint8, with clutter on top."""
     grid = int(rng.integers(2, 7))
     coarse = rng.uniform(40, 215) + rng.normal(0, 25, 3) + rng.normal(0, rng.uniform(5, 25), (grid, grid, 3))
@@ -216,17 +242,17 @@ def _background(rng: np.random.Generator, size: int) -> Array:
     fine = np.clip(fine + rng.normal(0, rng.uniform(0, 8), (24, 24, 3)), 25, 230).astype(np.uint8)
     colours = cv2.resize(fine, (72, 72), interpolation=cv2.INTER_CUBIC)
     image = cv2.resize(colours, (size, size), interpolation=cv2.INTER_LINEAR)
-    _clutter(rng, image)
+    _clutter(rng, image, clutter)
     return image
 
 
-def _clutter(rng: np.random.Generator, image: Array) -> None:
+def _clutter(rng: np.random.Generator, image: Array, times: int) -> None:
     """Draw facets, strokes, arcs, blobs and specks in place.
 
     None may pass for a digit: each is filled and compact, much longer than the largest digit, or one pixel.
     """
     size = len(image)
-    facets, strokes, arcs, blobs = rng.integers(0, (3, 3, 2, 7)).tolist()
+    facets, strokes, arcs, blobs = (times * rng.integers(0, (3, 3, 2, 7))).tolist()
     mean = cv2.mean(image)[:3]
     colours = np.clip(mean + rng.normal(0, 30, (facets + strokes + arcs + blobs, 3)), 15, 240).tolist()
 
@@ -285,7 +311,7 @@ class DigitCrops(Dataset[tuple[NDArray[np.uint8], int]]):
         glyphs = _glyphs(self.split)[digit]
         side = 12 * (0.95 * self.size / 12) ** rng.random()
         mask, box = _place(rng, glyphs[rng.integers(len(glyphs))], side, [], self.size)
-        _paint(rng, image[box[1] : box[3], box[0] : box[2]], mask)
+        _paint(rng, image[box[1] : box[3], box[0] : box[2]], mask, DIFFICULTIES["digits"].min_contrast)
         return image, digit
 
 

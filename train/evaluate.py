@@ -51,7 +51,7 @@ def evaluate(
 
     Args:
         target: A run folder, a ``model.safetensors``, or a bundle.
-        data: ``digits`` or a data folder.
+        data: ``digits``, ``digits-hard`` or a data folder.
         split: Of the data, such as ``train``, ``val`` or ``test``.
         length: Scenes, for built-in data.
         batch: Images at a time.

@@ -20,7 +20,7 @@ def figure(
         list[Path],
         typer.Argument(metavar="RUN...", help="A run folder; for tsne two, with and without weak supervision."),
     ],
-    data: Annotated[str, typer.Option(help="'digits' (built in), or a data folder.")],
+    data: Annotated[str, typer.Option(help="'digits' or 'digits-hard' (built in), or a data folder.")],
     out: Annotated[Path, typer.Option(help="The folder for NAME.png and NAME.csv.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     images: Annotated[

@@ -67,7 +67,7 @@ def write_figure(
     Args:
         name: One of ``KINDS``.
         runs: Run folders of models with both branches; as many as the figure takes.
-        data: ``digits`` or a data folder.
+        data: ``digits``, ``digits-hard`` or a data folder.
         out: The folder to write into.
         split: Of the data.
         images: How many photos to look at, drawn at random; by default as ``KINDS`` says.

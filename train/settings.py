@@ -15,7 +15,7 @@ class TrainConfig(BaseModel):
     """How to train. Written into the run folder; a resumed run must have the same.
 
     Attributes:
-        data: ``digits`` or a data folder.
+        data: ``digits``, ``digits-hard`` or a data folder.
         backbone: A timm model name.
         weights: ``none``, ``hub``, ``lite0`` or a file (see ``weights.load_backbone``).
         preset: ``glocal`` or ``paper``.

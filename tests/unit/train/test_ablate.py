@@ -114,6 +114,18 @@ def test_finished_runs_are_kept_and_missing_ones_are_made(out, base):
     assert [len(result.runs) for result in results] == [2, 2]
 
 
+def test_a_run_of_another_table_is_taken_where_it_is_the_same_model(base, tmp_path):
+    options = {"seeds": (1,), "quiet": True}
+    (first,) = ablate("3", base, tmp_path, only=("full",), **options)
+    energy, area = ablate("7", base, tmp_path, **options)
+    assert energy.runs[0].folder == first.runs[0].folder
+    assert energy.runs[0].metrics == first.runs[0].metrics
+    assert area.runs[0].folder == tmp_path / "7" / "area-s1"
+    assert [run["folder"] for run in lines(tmp_path / "7.csv")] == ["3/full-s1", "7/area-s1"]
+    other = ablate("7", base.model_copy(update={"lr": 0.01}), tmp_path, seeds=(1,), only=("energy",), quiet=True)
+    assert other[0].runs[0].folder == tmp_path / "7" / "energy-s1"
+
+
 def test_a_probe_can_follow(base, tmp_path):
     options = {"only": ("csra", "glocal-l-global-l-local-l-weak"), "quiet": True}
     ablate("peers", base, tmp_path, **options)

@@ -8,6 +8,7 @@ import pytest
 from glocal.runtime.errors import UsageError
 from glocal.runtime.images import read_image
 from glocal.train import digits
+from glocal.train.data import open_data
 from glocal.train.digits import CLASSES, DigitScenes, Scene, write_data_folder
 
 
@@ -79,6 +80,37 @@ def test_an_image_is_its_background_but_for_visible_digits_in_the_boxes():
             for edge in (inside[:band], inside[-band:], inside[:, :band], inside[:, -band:]):
                 assert edge.max() > 10
         assert not outside.any()
+
+
+def test_hard_scenes_have_small_digits_of_less_contrast_in_more_clutter():
+    hard = open_data("digits-hard", "train", length=60, size=128)
+    assert hard.name == "digits-hard"
+    scenes = [hard.source.scene(index) for index in range(60)]
+    boxes = np.concatenate([scene.boxes for scene in scenes])
+    sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    assert sides.min() >= 7
+    assert sides.max() <= 16
+    assert {len(scene.boxes) for scene in scenes} == {2, 3, 4, 5, 6}
+    np.testing.assert_array_equal(hard.load(7), scenes[7].image)
+    easy = open_data("digits", "train", length=60, size=128)
+    assert easy.source == DigitScenes("train", 60, 128)
+    assert not np.array_equal(hard.targets, easy.targets)
+    # The same draws, so three times as many shapes lie on the same colours.
+    rough = [digits._background(np.random.default_rng(5), 128, times).astype(int) for times in (0, 1, 3)]
+    changed = [(np.abs(image - rough[0]).max(axis=2) > 8).mean() for image in rough[1:]]
+    assert changed[1] > 1.3 * changed[0] > 0
+    faint, strong = (_least_change(contrast) for contrast in (20.0, 100.0))
+    assert strong > faint + 40
+
+
+def _least_change(contrast: float) -> float:
+    """Least luma difference of a full digit over grey in 50 paintings."""
+    found = []
+    for seed in range(50):
+        grey = np.full((4, 4, 3), 128, np.uint8)
+        digits._paint(np.random.default_rng(seed), grey, np.ones((4, 4), np.float32), contrast)
+        found.append(abs(float(grey[0, 0] @ digits.LUMA) - 128))
+    return min(found)
 
 
 def test_splits_share_no_digit_image_and_all_have_each_digit():

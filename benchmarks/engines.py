@@ -226,25 +226,30 @@ def _check_names(backends: Sequence[str], precisions: Sequence[str], batches: Se
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print the report as a table."""
+    """Print the report as two tables: whole calls, and the stages of an image."""
     console = Console(highlight=False)
-    table = Table("engine", box=None, pad_edge=False, header_style="bold")
+    whole = Table("engine", box=None, pad_edge=False, header_style="bold")
+    parts = Table("ms an image, p50", box=None, pad_edge=False, header_style="bold")
     stages = [stage for stage in report["results"][0]["stages"] if stage != "total"]
-    for name in ("batch", "p50 ms", "p90", "p99", "images/s", "boxes", "ratio", "p10-p90", *stages):
-        table.add_column(name, justify="right")
+    for name in ("batch", "p50 ms", "p90", "p99", "images/s", "boxes", "ratio", "p10-p90"):
+        whole.add_column(name, justify="right", no_wrap=True)
+    for name in ("batch", *stages):
+        parts.add_column(name, justify="right", no_wrap=True)
     for row in report["results"]:
-        ratio = row["ratio"]
-        table.add_row(
-            f"{row['backend']} {row['precision']}",
+        ratio, engine = row["ratio"], f"{row['backend']} {row['precision']}"
+        whole.add_row(
+            engine,
             str(row["batch"]),
             *(f"{row[name]:.2f}" for name in ("p50_ms", "p90_ms", "p99_ms")),
             f"{row['images_per_s']:.1f}",
             f"{row['boxes']:.1f}",
             f"{ratio['p50']:.2f}",
             f"{ratio['p10']:.2f}-{ratio['p90']:.2f}",
-            *(f"{row['stages'][stage]['p50_ms']:.2f}" for stage in stages),
         )
-    console.print(table)
+        parts.add_row(engine, str(row["batch"]), *(f"{row['stages'][stage]['p50_ms']:.2f}" for stage in stages))
+    console.print(whole)
+    console.print()
+    console.print(parts)
     for row in report["skipped"]:
         text = f"skipped {row['backend']} {row['precision']} batch {row['batch']}: {row['reason']}"
         console.print(text, markup=False)

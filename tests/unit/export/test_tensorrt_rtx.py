@@ -1,5 +1,7 @@
 """Real builds by TensorRT-RTX on the CPU: every exported graph, and what must be refused."""
 
+import importlib.util
+import platform
 import signal
 
 import onnx
@@ -146,3 +148,9 @@ def test_ctrl_c_stops_a_real_build(build, graphs, monkeypatch):
     assert steps
     monkeypatch.undo()
     assert build(graphs["global"], "fp32").data  # TensorRT is none the worse for it
+
+
+@pytest.mark.skipif(platform.system() != "Linux" or platform.machine() != "x86_64", reason="no wheels for this machine")
+def test_the_builder_is_there_where_the_extra_brings_it():
+    """Without it all builds would be skipped, and nobody would notice."""
+    assert importlib.util.find_spec("tensorrt_rtx") is not None

@@ -27,7 +27,7 @@ def test_usage_errors_exit_with_2(glocal, tmp_path):
         ),
         (["train", "--data", "digits", "--out", str(tmp_path / "r"), "--backbone", "resnet1"], "unknown backbone"),
         (["evaluate", str(tmp_path / "none"), "--data", "digits"], "no checkpoint"),
-        (["export", str(tmp_path / "none"), "--out", str(tmp_path / "b")], "no checkpoint"),
+        (["export", str(tmp_path / "none"), "--out", str(tmp_path / "b")], "none does not exist"),
         (["run", str(tmp_path / "none"), str(tmp_path)], ""),
         (["nonsense"], "nonsense"),
     ):

@@ -9,7 +9,6 @@ Counted per image on PyTorch's meta device, so nothing is computed. Two conventi
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -111,23 +110,6 @@ def compare_costs(backbone: str, preset: Preset, size: int, labels: int, boxes: 
         "without attentions": count_network(model_config(preset, **given, **bare), boxes),
         "full": count_network(model_config(preset, **given), boxes),
     }
-
-
-def plot(costs: dict[int, dict[str, Count]], title: str) -> bytes:
-    """Multiply-accumulates over the input's side (figure 10) as PNG; costs by side and row."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for row in next(iter(costs.values())):
-        axes.plot(list(costs), [each[row].with_rest / 1e9 for each in costs.values()], marker="o", label=row)
-    axes.set(title=title, xlabel="input side, pixels", ylabel="G MACs, batch norm and the like included")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
 
 
 def _watched(module: nn.Module, tally: _Tally, prefix: str, run: Callable[[], Any]) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -29,9 +28,12 @@ def macs(
     """Multiply-accumulates and parameters against the plain backbone, the paper's figures beside ours."""
     from ..runtime.files import write_atomically
     from ..runtime.progress import progressed
-    from .macs import PAPER, PAPER_SETTING, compare_costs, plot
+    from . import record
+    from .macs import PAPER, PAPER_SETTING, compare_costs
+    from .report_counts import macs as section
 
     sizes, counts = sorted(set(size or [448])), sorted(set(boxes or [7, 24]))
+    report = record.begin("macs")
     found = {
         (side, number): compare_costs(backbone, preset, side, labels, number)
         for side, number in progressed([(s, n) for s in sizes for n in counts], "counting")
@@ -61,14 +63,35 @@ def macs(
         "paper, also batch norm, activations, pooling.",
         highlight=False,
     )
-    if json_file:
-        document = [
-            {"backbone": backbone, "preset": preset, "size": side, "labels": labels, "boxes": number, "network": name}
-            | asdict(cost)
-            for (side, number), costs in found.items()
-            for name, cost in costs.items()
-        ]
-        write_atomically(json_file, (json.dumps(document, indent=2) + "\n").encode())
+    report["results"] = [
+        {
+            **{
+                "backbone": backbone,
+                "preset": preset,
+                "size": side,
+                "labels": labels,
+                "boxes": number,
+                "network": name,
+            },
+            **asdict(cost),
+            **{"macs": cost.macs, "with_rest": cost.with_rest},
+            **_paper((backbone, preset, side, labels, number), name),
+        }
+        for (side, number), costs in found.items()
+        for name, cost in costs.items()
+    ]
+    record.save(record.finish(report), json_file)
     if plot_file:
-        most = {side: found[side, counts[-1]] for side in sizes}
-        write_atomically(plot_file, plot(most, f"{backbone}, {preset}, {counts[-1]} boxes"))
+        draw = section(report).draw
+        assert draw is not None  # for mypy: there is a size and a network
+        write_atomically(plot_file, draw())
+
+
+def _paper(setting: tuple[str, str, int, int, int], network: str) -> dict[str, Any]:
+    """The paper's values, operations and parameters, where it has some for this network."""
+    from .macs import PAPER, PAPER_SETTING
+
+    if setting != PAPER_SETTING:
+        return {}
+    giga, million = PAPER[network]
+    return {"paper": {"with_rest": giga * 1e9, "parameters": million * 1e6}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,7 @@ matplotlib.use("agg")  # no screen is needed
 import matplotlib.pyplot as plt
 
 from ..runtime.files import write_atomically
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1c2330; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1rem; }
-.grid img, .wide img { width: 100%; border-radius: 6px; box-shadow: 0 1px 4px #0003; }
-table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; text-align: left; }
-td + td { font-variant-numeric: tabular-nums; } tr { border-bottom: 1px solid #dde; }
-small { color: #667; }
-"""
+from .html_page import document, element, html_table
 
 
 def write_page(out: Path, results: dict[str, Any], rows: list[tuple[str, str]]) -> Path:
@@ -34,24 +24,28 @@ def write_page(out: Path, results: dict[str, Any], rows: list[tuple[str, str]]) 
         rows: The demo's table, (what, figure).
     """
     _draw_curves(out / "curves.png", results)
-    pictures = "".join(
-        f'<a href="drawn/{html.escape(path.name)}"><img src="drawn/{html.escape(path.name)}" alt="prediction"></a>'
+    pictures = [
+        element("a", element("img", src=f"drawn/{path.name}", alt="prediction"), href=f"drawn/{path.name}")
         for path in sorted((out / "drawn").glob("*.jpg"))
+    ]
+    what = (
+        "A two-branch network was trained on scenes of handwritten digits for "
+        f"{results['training_minutes']:.1f} minutes, split into two ONNX graphs, and run on scenes of digits that it "
+        "has never seen. The boxes are where the selector found energy in the class maps; the bars are global, local "
+        "and fused score of the leading labels."
     )
-    table = "".join(f"<tr><td>{html.escape(what)}</td><td>{html.escape(figure)}</td></tr>" for what, figure in rows)
-    machine = html.escape(json.dumps(results["machine"]))
-    page = f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>glocal demo</title><style>{_STYLE}</style>
-<h1>glocal demo</h1>
-<p>A two-branch network was trained on scenes of handwritten digits for {results["training_minutes"]:.1f} minutes,
-split into two ONNX graphs, and run on scenes of digits that it has never seen. The boxes are where the selector found
-energy in the class maps; the bars are global, local and fused score of the leading labels.</p>
-<div class="grid">{pictures}</div>
-<h2>Training and latency</h2><div class="wide"><img src="curves.png" alt="curves"></div>
-<h2>Figures</h2><table>{table}</table>
-<p><small>{machine}</small></p></html>
-"""
-    write_atomically(out / "index.html", page.encode())
+    page = document(
+        "glocal demo",
+        element("h1", "glocal demo"),
+        element("p", what),
+        element("div", *pictures, class_="grid"),
+        element("h2", "Training and latency"),
+        element("div", element("img", src="curves.png", alt="curves"), class_="wide"),
+        element("h2", "Figures"),
+        html_table(rows),
+        element("p", element("small", json.dumps(results["machine"]))),
+    )
+    write_atomically(out / "index.html", page)
     return out / "index.html"
 
 

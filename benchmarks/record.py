@@ -50,7 +50,7 @@ def loaded_text(report: Report) -> str:
     """The warning that a loaded machine's figures are shown with; empty for a quiet machine."""
     if not report.get("loaded"):
         return ""
-    shares = f"{report['busy_before']} before, {report['busy_after']} after"
+    shares = f"{report.get('busy_before')} before, {report.get('busy_after')} after"
     return f"LOADED MACHINE: other programs took {shares} of the cores; the figures are too high"
 
 

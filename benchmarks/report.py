@@ -139,8 +139,8 @@ def newest(root: Path) -> str:
     rows = []
     for (kind, title), entry in sorted(latest.items(), key=lambda item: item[0][0]):
         loaded = " (on a LOADED machine)" if entry.report.get("loaded") else ""
-        for headline in entry.section().headlines[:_HEADLINES] or ("no headline",):
-            rows.append((kind or root.name, entry.date, title, headline + loaded))
+        figures = joined(entry.section().headlines[:_HEADLINES], "; ")
+        rows.append((kind or root.resolve().name, entry.date, title, figures + loaded))
     return markdown_table(Table("", ("machine", "date", "what", "figure"), tuple(rows)))
 
 

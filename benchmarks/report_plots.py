@@ -14,13 +14,7 @@ from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 Points = Sequence[tuple[float, float]]
-# Text comes from files: a dollar sign in it is no formula.
-_STYLE: dict[Any, bool] = {
-    "text.parse_math": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
+_STYLE: dict[Any, bool] = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 _WIDTH = 5.6  # inches: a phone shows it at about its true size
 _GREY = "#9aa3b2"
 PLAIN = "plain backbone"
@@ -98,7 +92,7 @@ def lines(
     from_zero: bool = True,
 ) -> None:
     """Curves over a common axis, by panel and name; logarithmic values must be above 0. Crosses go on all panels."""
-    figure.set_size_inches(_WIDTH, 1.2 + 2.6 * len(panels))
+    figure.set_size_inches(_WIDTH, 0.6 + 3.4 * len(panels))
     places = figure.subplots(len(panels), squeeze=False)[:, 0]
     for axes, (title, curves) in zip(places, panels.items(), strict=True):
         for name, points in curves.items():
@@ -113,7 +107,7 @@ def lines(
         elif from_zero:
             axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 @_png
@@ -136,5 +130,6 @@ def _rows(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _label(value: str, most: int = 36) -> str:
-    value = value.lstrip("_")  # a legend leaves names out that begin so
-    return value if len(value) <= most else value[: most - 1] + "…"
+    """Text from a report: not too long, and no formula; a legend leaves names out that begin with an underscore."""
+    value = value.lstrip("_")
+    return (value if len(value) <= most else value[: most - 1] + "…").replace("$", r"\$")

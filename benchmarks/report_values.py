@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Row = dict[str, Any]
+_FIGURE = re.compile(r"[+-]?[\d.,]+(e[+-]\d+)?%?(-[\d.]+)?( \(.*\))?")  # 1.08; 5.2%; 1.05-1.11; 293.1 (290-296)
 Column = str | Callable[[Row], str]
 
 
@@ -33,7 +35,7 @@ class Table:
     def is_numeric(self, column: int) -> bool:
         """Whether a column's cells are all figures or empty, and not all empty."""
         cells = [row[column] for row in self.rows if row[column]]
-        return bool(cells) and all(cell.lstrip("+-(")[:1].isdigit() for cell in cells)
+        return bool(cells) and all(_FIGURE.fullmatch(cell) for cell in cells)
 
 
 @dataclass(frozen=True)

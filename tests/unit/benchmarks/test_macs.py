@@ -71,6 +71,10 @@ def test_the_command(tmp_path):
     files = ["--json", str(tmp_path / "macs.json"), "--plot", str(tmp_path / "macs.png")]
     done = CliRunner().invoke(app, [*arguments, *files])
     assert done.exit_code == 0, done.output
-    rows = json.loads((tmp_path / "macs.json").read_text())
+    report = json.loads((tmp_path / "macs.json").read_text())
+    rows = report["results"]
+    assert (report["benchmark"], report["machine"]["cores"] >= 1) == ("macs", True)
+    assert all(row["macs"] == sum(row["products"].values()) for row in rows)
+    assert not any("paper" in row for row in rows)  # the paper says nothing of this backbone
     assert [(row["size"], row["network"]) for row in rows[::3]] == [(64, "backbone"), (96, "backbone")]
     assert (tmp_path / "macs.png").read_bytes().startswith(b"\x89PNG")

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 P = ParamSpec("P")
 Points = Sequence[tuple[float, float]]
@@ -104,6 +105,9 @@ def lines(
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.grid(alpha=0.15, which="minor")
         elif from_zero:
             axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)

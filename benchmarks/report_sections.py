@@ -96,12 +96,14 @@ def threads(report: Row) -> Section:
     }
     bars = bars_of(rows, "images_per_s", _share)
     best = max(bars, key=lambda bar: bar[1], default=None)
-    headlines = [f"most images a second: {short(best[1])} with {best[0]}"] if best else []
+    headlines = [f"most images a second: {short(best[1])} with {best[0]} (workers x threads)"] if best else []
     headlines += [f"single images, {name_of(row)}: {timed(row, 'x the first')}" for row in single]
     tables = [table("Throughput", rows, columns)]
     if single:
         tables.append(table("Single images", single, {"way": name_of, **PERCENTILES, "ratio (95 %)": ratio_of}))
-    return Section(tuple(headlines), tuple(tables), plot("bars", bars, "images a second"))
+    return Section(
+        tuple(headlines), tuple(tables), plot("bars", bars, "images a second, by workers x threads of one engine")
+    )
 
 
 def tradeoff(report: Row) -> Section:
@@ -175,4 +177,4 @@ def _words(name: str) -> str:
 
 
 def _share(row: Row) -> str:
-    return f"{text(row.get('workers'))} x {text(row.get('threads'))} (workers x threads)"
+    return f"{text(row.get('workers'))} x {text(row.get('threads'))}"

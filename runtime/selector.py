@@ -53,6 +53,8 @@ def _compiled() -> Callable[..., bool]:
     The compiled function trusts them: arrays of another type would be misread.
     """
     kernel = _kernel()
+    if not hasattr(kernel, "get_overload"):  # with NUMBA_DISABLE_JIT=1 it is a Python function
+        return kernel
     return kernel.get_overload(kernel.signatures[0])
 
 

@@ -21,7 +21,7 @@ def selector(
         Path | None, typer.Option(help="Take the class maps of this trained run, with --images; by default noise.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="A photo, or a folder of photos, for --run and --bundle.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many of the photos.")] = 16,
+    count: Annotated[int, typer.Option(min=1, help="How many of the photos, the first by name.")] = 16,
     maps: Annotated[
         Path | None, typer.Option(help="Class maps to take instead: .npz with maps, logits and shift.")
     ] = None,

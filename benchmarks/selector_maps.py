@@ -70,10 +70,11 @@ class Maps:
         }
 
 
-def noise_maps(categories: int, size: int, images: int = 16, seed: int = 0) -> Maps:
+def noise_maps(categories: int, size: int, images: int = 128, seed: int = 0) -> Maps:
     """Class maps of smoothed noise (standard deviation of the filter 1.5 cells), their logits, and a shift.
 
-    There are several images, or the processor's branch predictor would learn the one.
+    There are many images, or the processor's branch predictor would learn them: at 14x14 a call takes a quarter less
+    with 16 images in turn than with 1000.
     """
     rng = np.random.default_rng(seed)
     maps = rng.standard_normal((images, categories, size, size), np.float32)

@@ -64,7 +64,7 @@ def test_every_way_is_timed_and_compared_with_ours(batch):
 @pytest.mark.parametrize("name", FINDERS)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_way_that_selects_other_regions_is_not_timed(name, batch):
-    workload = noise_maps(categories=3, size=9)
+    workload = noise_maps(categories=3, size=9, images=4)
     wrong = {name: lambda active: FINDERS[name](active)[1:]}
     with pytest.raises(GlocalError, match=f"{name} and glocal select different regions"):
         selector.time_ways(workload, selector.SETTINGS[0], batch, rounds=1, finders=wrong)
@@ -95,7 +95,7 @@ def test_batches_hold_every_image_and_start_again_where_they_end():
 
 
 def test_the_report_on_given_maps_is_written(tmp_path):
-    noise = noise_maps(categories=5, size=7)
+    noise = noise_maps(categories=5, size=7, images=16)
     np.savez(tmp_path / "maps.npz", maps=noise.maps, logits=noise.logits, shift=noise.shift)
     options = ("--rounds", 1, "--batch", 2, "--batch", 1, "--json", tmp_path / "report.json")
     result = invoke("--maps", tmp_path / "maps.npz", *options)

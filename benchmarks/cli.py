@@ -16,7 +16,7 @@ from ..train.cli import evaluate, train
 from ..train.figure_cli import figure
 from .engines import engines
 from .macs_cli import macs
-from .selector import main as bench_selector
+from .selector_cli import selector as bench_selector
 from .startup import startup
 
 app = typer.Typer(

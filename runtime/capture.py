@@ -64,13 +64,11 @@ def open_capture(target: int | str, timeout_s: float = 5.0) -> Capture:
         target: What to open.
         timeout_s: How long opening a URL, and reading one frame of it, may take (OpenCV's FFmpeg backend).
     """
-    if isinstance(target, str) and "://" in target:
+    # A build without FFmpeg has other backends for URLs, which do not know the limits.
+    if isinstance(target, str) and "://" in target and cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC]
         settings = [number for limit in limits for number in (limit, int(timeout_s * 1e3))]
-        capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, settings)
-        if capture.isOpened():
-            return capture
-        capture.release()  # an OpenCV without FFmpeg has other backends, which do not know the limits
+        return cv2.VideoCapture(target, cv2.CAP_FFMPEG, settings)
     return cv2.VideoCapture(target)
 
 

@@ -77,7 +77,9 @@ def run(
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may not be printable
         sys.stdout.reconfigure(errors="backslashreplace")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a damaged frame is told once, by its prediction
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is told once, in our words
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.setLogLevel(0)
     notes: list[Callable[[str], None]] = []
     with _interrupts() as check_interrupt, contextlib.ExitStack() as stack:
         opened = open_source(source, every, Retry(tries=tries), lambda text: notes[0](text))

@@ -79,7 +79,7 @@ def run(
         sys.stdout.reconfigure(errors="backslashreplace")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is told once, in our words
     if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.setLogLevel(0)
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     notes: list[Callable[[str], None]] = []
     with _interrupts() as check_interrupt, contextlib.ExitStack() as stack:
         opened = open_source(source, every, Retry(tries=tries), lambda text: notes[0](text))

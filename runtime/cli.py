@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +19,14 @@ from typer.core import TyperCommand
 from .backends import BACKENDS
 from .camera import Retry
 from .errors import GlocalError, SourceError, UsageError
-from .outputs import Csv, DrawnVideo, JsonLines, Output, Pictures
+from .interrupts import asked_to_end, interrupts
+from .outputs import Csv, JsonLines, Output, Pictures
 from .pipeline import Pipeline
 from .prediction import Prediction
 from .run_display import Display
 from .sources import Source, open_source
 from .threads import Goal, decide_threads
+from .video_output import DrawnVideo
 
 
 def run(
@@ -81,7 +81,7 @@ def run(
     if "OPENCV_LOG_LEVEL" not in os.environ:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     notes: list[Callable[[str], None]] = []
-    with _interrupts() as check_interrupt, contextlib.ExitStack() as stack:
+    with interrupts() as check_interrupt, contextlib.ExitStack() as stack:
         opened = open_source(source, every, Retry(tries=tries), lambda text: notes[0](text))
         stack.callback(opened.close)
         display = Display("images" if opened.images else "frames", _smaller(opened.total, frames), not as_json)
@@ -124,7 +124,7 @@ def run(
         stream = stack.enter_context(
             pipeline.stream(opened, batch, max_wait_ms, workers=workers, drop=drop, on_frame=write)
         )
-        with _asked_to_end(stream.stop) as asked:
+        with asked_to_end(stream.stop) as asked:
             try:
                 for done, prediction in enumerate(stream, 1):
                     display.show(prediction, stream.stats)
@@ -164,53 +164,6 @@ def main_with_errors(app: typer.Typer) -> None:
         print(f"this command needs {error.name}, which is not installed", file=sys.stderr)
         print("  fix:   pip install 'glocal[train]'", file=sys.stderr)
         sys.exit(1)
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], None]]:
-    """A check that ends the work after Ctrl-C.
-
-    Python raises KeyboardInterrupt wherever it happens to be, and drops it in a finaliser or a weak reference's
-    callback; the check raises it again.
-    """
-    seen = False
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal seen
-        seen = True
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if seen:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _asked_to_end(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Call ``stop`` at the first Ctrl-C or SIGTERM, so that nothing is torn; a second one ends the work anywhere.
-
-    Gives the signals that came.
-    """
-    seen: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        seen.append(number)
-        if len(seen) > 1:
-            raise KeyboardInterrupt
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _smaller(total: int | None, frames: int | None) -> int | None:

@@ -126,7 +126,8 @@ class Relay:
         with self._lock:
             for slot, prediction in zip(slots, predictions, strict=True):
                 slot.prediction = prediction
-            self._done.notify()
+            if self._order and self._order[0].prediction is not None:
+                self._done.notify()
 
     def get(self) -> Slot | None:
         """Consumer: wait for the next frame with its prediction; None at the end.
@@ -140,7 +141,8 @@ class Relay:
                     self._taken -= 1
                     slot = self._order.popleft()
                     self._room.notify()
-                    self._handed.notify()
+                    if self._drop:
+                        self._handed.notify()
                     return slot
                 if self._exhausted and not self._order:
                     break

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from glocal.runtime import Pipeline, Prediction
 from glocal.runtime.errors import GlocalError, UsageError
-from glocal.runtime.outputs import Csv, DrawnVideo, JsonLines, Output, Pictures, picture_names
+from glocal.runtime.outputs import Csv, JsonLines, Output, Pictures, picture_names
+from glocal.runtime.video_output import DrawnVideo
 from PIL import Image
 from tiny_model import LABELS
 from videos import GREEN, RED, whole

@@ -91,6 +91,45 @@ def test_an_engine_error_is_that_of_its_frame(write_tiny: Callable[..., Path]) -
     assert seen == [False, False, True, True, False]
 
 
+def test_the_engines_of_different_batches_overlap(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = pipeline._opened()
+    entered, overlapped = [], threading.Event()
+    run_global, run_local = engines.run_global, engines.run_local
+
+    def globally(images: np.ndarray) -> object:
+        entered.append(len(images))
+        if len(entered) == 2:
+            overlapped.set()
+        return run_global(images)
+
+    def locally(*arguments: object) -> np.ndarray:
+        assert overlapped.wait(20), "no second batch came while the first was in the local engine"
+        return run_local(*arguments)
+
+    monkeypatch.setattr(engines, "run_global", globally)
+    monkeypatch.setattr(engines, "run_local", locally)
+    assert len(list(pipeline.stream([whole(RED)] * 6, 2, workers=2))) == 6
+
+
+def test_frames_are_read_while_others_are_predicted(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = threading.Event()
+
+    def images() -> Iterator[np.ndarray]:
+        yield whole(RED)
+        yield whole(GREEN)
+        read.set()
+
+    engines = pipeline._opened()
+    run_global = engines.run_global
+
+    def globally(images: np.ndarray) -> object:
+        assert read.wait(20), "nothing was read meanwhile"
+        return run_global(images)
+
+    monkeypatch.setattr(engines, "run_global", globally)
+    assert len(list(pipeline.stream(images(), workers=1))) == 2
+
+
 def test_closing_the_pipeline_ends_its_streams(pipeline: Pipeline) -> None:
     def endless() -> Iterator[np.ndarray]:
         while True:

@@ -14,7 +14,7 @@ from ..runtime.doctor_cli import doctor
 from ..train.ablate_cli import ablate
 from ..train.cli import evaluate, train
 from ..train.figure_cli import figure
-from .engines import engines
+from .latency_cli import latency
 from .macs_cli import macs
 from .selector import main as bench_selector
 from .startup import startup
@@ -31,7 +31,7 @@ for command in (train, evaluate, ablate, figure, calibrate, run, doctor, macs):
     app.command()(command)
 app.command(cls=ListCommand)(export)
 app.command(cls=ListCommand)(verify)
-bench.command("engines", cls=ListCommand)(engines)
+bench.command("latency", cls=ListCommand)(latency)
 bench.command("selector")(bench_selector)
 bench.command("startup")(startup)
 

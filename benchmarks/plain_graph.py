@@ -36,12 +36,11 @@ def plain_graph(global_graph: bytes) -> bytes:
         BundleError: The graph cannot be read, or its nodes are not named after the network's modules.
     """
     import onnx
-    from google.protobuf.message import DecodeError
     from onnx import TensorProto, helper, numpy_helper
 
     try:
         model = onnx.load_from_string(global_graph)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's, whose types it does not publish
         raise BundleError("The global graph is no ONNX model.", found=str(error), fix=_FIX) from error
     graph = model.graph
     weight, bias = _classifier(graph)
@@ -74,7 +73,9 @@ def plain_graph(global_graph: bytes) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BundleError("No plain classifier can be cut out of the global graph.", found=str(error), fix=_FIX) from error
+        raise BundleError(
+            "No plain classifier can be cut out of the global graph.", found=str(error), fix=_FIX
+        ) from error
     return model.SerializeToString()
 
 

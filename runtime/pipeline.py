@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -51,7 +51,13 @@ class Pipeline:
         thresholds: (N,) float32, fused scores from which a label is given.
     """
 
-    def __init__(self, manifest: Manifest, precision: Precision, engines: Engines, selector: RegionSelector) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        precision: Precision,
+        engines: Engines,
+        selector: Callable[[NDArray[np.float32], NDArray[np.float32]], Regions],
+    ) -> None:
         self.labels = manifest.labels
         self.input_size = manifest.input_size
         self.precision = precision

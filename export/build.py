@@ -21,9 +21,11 @@ from ..runtime.manifest import MANIFEST
 from ..runtime.progress import note
 from ..train.checkpoint import Checkpoint, load_model
 from ..train.data import open_data
+from ..train.model import GlocalNet
 from .compare import check, summary, worst
 from .extend import VERIFY_IMAGES, real_images
 from .graphs import RoiForm, check_exportable, export_global, export_local
+from .products import convolutions_to_products, has_convolutions
 from .verify import verify_graphs
 
 
@@ -43,8 +45,8 @@ def build_bundle(
     Args:
         checkpoint: A run folder or its ``model.safetensors``.
         out: The bundle to write. A bundle that stands there is replaced, anything else is refused.
-        roi_form: RoIAlign as the ONNX operator or as a product of matrices; the results are equal. With the operator,
-            the bundle also holds the product, for TensorRT, which has the operator as a plugin only.
+        roi_form: RoIAlign as the ONNX operator or as a product of matrices; the results are equal. TensorRT, which has
+            the operator as a plugin only, always takes the product.
         images: A photo or a folder of photos to compare on. Default: validation images of the training data, or,
             where these are not at hand, the photos that come with scikit-learn.
         allow: Write the bundle even if a graph differs by more than the tolerance; the manifest says by how much. One
@@ -68,11 +70,8 @@ def build_bundle(
     real, real_name = verification_images(loaded, images)
     with console.status("exporting the global graph"):
         global_graph = export_global(loaded.model)
-    forms: dict[str, RoiForm] = {"fp32/local.onnx": roi_form}
-    if roi_form == "operator":
-        forms["fp32/local.tensorrt.onnx"] = "matmul"
     with console.status("exporting the local graph"):
-        local_graphs = {path: export_local(loaded.model, form) for path, form in forms.items()}
+        local_graphs = _local_graphs(loaded.model, roi_form)
     with console.status(f"comparing both graphs with the network on {real_name}"):
         reports = [verify_graphs(loaded.model, global_graph, graph, real) for graph in local_graphs.values()]
     report = worst(reports)
@@ -84,6 +83,16 @@ def build_bundle(
     )
     note(f"{out}: fp32 graphs verified on {real_name}, {summary(report)}")
     return bundle
+
+
+def _local_graphs(model: GlocalNet, roi_form: RoiForm) -> dict[str, bytes]:
+    """The local graph, and beside it the form for TensorRT where that is another one."""
+    graph = export_local(model, roi_form)
+    stage = has_convolutions(graph)
+    files = {"fp32/local.onnx": convolutions_to_products(graph) if stage else graph}
+    if stage or roi_form != "matmul":
+        files["fp32/local.tensorrt.onnx"] = graph if roi_form == "matmul" else export_local(model, "matmul")
+    return files
 
 
 def verification_images(checkpoint: Checkpoint, images: Path | None) -> tuple[Sequence[NDArray[np.uint8]], str]:

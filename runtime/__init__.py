@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GlocalError", "Pipeline", "Prediction", "Region", "__version__"]
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _MODULES = {"Pipeline": "pipeline", "Prediction": "prediction", "Region": "prediction"}
 

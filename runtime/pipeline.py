@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .selector import Regions, RegionSelector
 
 
-_STAGES = ("decode", "resize", "global", "select", "local", "fuse")
+_STAGES = ("decode", "resize", "to_device", "global", "to_host", "select", "local", "fuse")
 _ENGINE_FIX = "Try another precision, or export the bundle again."
 
 
@@ -214,7 +214,10 @@ class Pipeline:
         labels = [self._labels(row) for row in scores]
         times.append(time.perf_counter())
 
-        shares = [(end - start) * 1e3 / len(items) for start, end in itertools.pairwise(times)]
+        whole, *rest = [(end - start) * 1e3 for start, end in itertools.pairwise(times)]
+        copies = outputs.to_device_ms, outputs.to_host_ms
+        stages = (copies[0], whole - sum(copies), copies[1], *rest)
+        shares = [stage / len(items) for stage in stages]
         return [
             Prediction(
                 source=item.source,

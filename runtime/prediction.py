@@ -54,8 +54,9 @@ class Prediction:
         local_scores: (N,) float32 probabilities of the local branch.
         thresholds: (N,) float32 fused scores from which each label is given.
         regions: What the local branch looked at, in the order proposed: first the most probable label's.
-        timings: Milliseconds per stage: decode, resize, global, select, local, fuse, and their sum, total.
-            decode and resize are the image's own; of the others it has an equal share of its batch.
+        timings: Milliseconds per stage: decode, resize, to_device, global, to_host, select, local, fuse, and their
+            sum, total. decode and resize are the image's own; of the others it has an equal share of its batch. The
+            copies to_device and to_host are 0 on a CPU, and where the engine library makes them within global.
         error: Why the image has no scores; None where it has. The arrays are empty then.
     """
 

@@ -43,13 +43,16 @@ def roi_align_matmul(features: Tensor, boxes: Tensor, size: int) -> Tensor:
         (B * K, C, size, size), image by image.
     """
     batch, channels, height, width = features.shape
+    boxes_each = boxes.shape[1]
     ax = _sampling_matrix(boxes[..., 0], boxes[..., 2], size, width).to(features.dtype)  # (B, K, size, W)
     ay = _sampling_matrix(boxes[..., 1], boxes[..., 3], size, height).to(features.dtype)  # (B, K, size, H)
-    # First along x for all boxes in one product, then along y box by box.
-    along_x = features.reshape(batch, channels * height, width) @ ax.flatten(1, 2).transpose(1, 2)
-    along_x = along_x.reshape(batch, channels, height, -1, size).permute(0, 3, 2, 1, 4)  # (B, K, H, C, size)
-    pooled = ay @ along_x.flatten(3, 4)  # (B, K, size, C * size)
-    return pooled.reshape(-1, size, channels, size).transpose(1, 2)
+    # First along x for all boxes in one product, then along y box by box. In this order nothing large is transposed:
+    # with rows of features first, moving them to their boxes took longer than both products.
+    rows = features.reshape(batch, channels * height, width).transpose(1, 2)
+    along_x = ax.flatten(1, 2) @ rows  # (B, K * size, C * H)
+    along_x = along_x.reshape(batch, boxes_each, size * channels, height)
+    pooled = along_x @ ay.transpose(2, 3)  # (B, K, size along x * C, size along y)
+    return pooled.reshape(-1, size, channels, size).permute(0, 2, 3, 1)
 
 
 def _sampling_matrix(low: Tensor, high: Tensor, size: int, cells: int) -> Tensor:

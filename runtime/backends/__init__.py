@@ -26,11 +26,15 @@ class GlobalOutputs:
         logits: (B, N) float32.
         class_maps: (B, N, h, w) float32, after batch normalisation, before ReLU.
         on_device: The feature map and the global feature, where the local engine takes them: never copied.
+        to_device_ms: Milliseconds in which the images went to the device; 0 where the engine does not say.
+        to_host_ms: Milliseconds in which logits and class maps came back; 0 likewise.
     """
 
     logits: NDArray[np.float32]
     class_maps: NDArray[np.float32]
     on_device: Any
+    to_device_ms: float = 0.0
+    to_host_ms: float = 0.0
 
 
 class Engines(Protocol):

@@ -78,9 +78,13 @@ class Device:
         self._streams.append(stream)
         return stream
 
-    def event(self) -> Any:
-        """A new event, for ``record(stream)`` and ``stream.wait_for_event(event)``."""
-        event = self._driver.Event(_NO_TIMING)
+    def event(self, timed: bool = False) -> Any:
+        """A new event, for ``record(stream)`` and ``stream.wait_for_event(event)``.
+
+        Args:
+            timed: Whether ``time_till(event)`` gives the milliseconds to another timed event once both have passed.
+        """
+        event = self._driver.Event(0 if timed else _NO_TIMING)
         self._events.append(event)
         return event
 

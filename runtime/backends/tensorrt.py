@@ -100,6 +100,7 @@ class TensorRTEngines:
         self._global_lock, self._local_lock = threading.Lock(), threading.Lock()
         self._engines: list[TensorRTEngine] = []
         self._slots: list[_Slot] = []
+        self._marks: list[Any] = []  # around the copies and the engine's work
         self._calls = 0
         try:
             with self._device.current():
@@ -141,6 +142,7 @@ class TensorRTEngines:
         self._sizes = {name: size_of(first.outputs[name], batch) for name in FEATURES}
         self._maps = tuple(length or 0 for length in first.outputs["class_maps"].shape[1:])  # none is 0: it was checked
         self._slots = [_Slot(device.event(), device.event()) for _ in range(in_flight)]
+        self._marks = [device.event(timed=True) for _ in range(4)]
         for slot in self._slots:
             self._reserve(slot, 1)
 
@@ -181,17 +183,23 @@ class TensorRTEngines:
                 serial = slot.serial
                 engine.stream.wait_for_event(slot.read)
             self._reserve(slot, math.ceil(total / self.max_batch))
+            copies = np.zeros(2)
             for part, chosen in self._parts(total):
                 batch = chosen.stop - chosen.start
+                self._marks[0].record(engine.stream)
                 self._upload("image", images[chosen], engine.stream)
+                self._marks[1].record(engine.stream)
                 tensors = {name: self._memory[name] for name in ("image", "logits", "class_maps")}
                 shapes = {"image": (batch, *images.shape[1:])}
                 engine.enqueue((index, part, batch), shapes, {**tensors, **slot.parts[part]})
                 slot.written.record(engine.stream)
+                self._marks[2].record(engine.stream)
                 found = [self._download(name, out[chosen], engine.stream) for name, out in _named(logits, class_maps)]
+                self._marks[3].record(engine.stream)
                 engine.stream.synchronize()
                 logits[chosen], class_maps[chosen] = found
-        return GlobalOutputs(logits, class_maps, OnDevice(self, slot, serial, total))
+                copies += [self._marks[at].time_till(self._marks[at + 1]) for at in (0, 2)]
+        return GlobalOutputs(logits, class_maps, OnDevice(self, slot, serial, total), *copies.tolist())
 
     def run_local(
         self, outputs: GlobalOutputs, boxes: NDArray[np.float32], counts: NDArray[np.float32]
@@ -261,6 +269,7 @@ class TensorRTEngines:
         self._engines = []
         for slot in self._slots:
             slot.written = slot.read = None
+        self._marks = []
         self._pinned = {}
         self._runtime = None
 

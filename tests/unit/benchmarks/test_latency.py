@@ -9,7 +9,7 @@ from glocal.runtime.bundle import Bundle
 from glocal.runtime.errors import GlocalError, UsageError
 from glocal.runtime.pipeline import Pipeline
 
-STAGES = ["decode", "resize", "global", "select", "local", "fuse", "total"]
+STAGES = ["decode", "resize", "to_device", "global", "to_host", "select", "local", "fuse", "total"]
 
 
 def test_every_case_is_timed_by_stage(tiny_bundle):

@@ -45,7 +45,17 @@ def test_a_prediction_says_what_is_seen_and_where(pipeline: Pipeline) -> None:
     assert region.box == (0, 0, 64, 96)
     assert (region.category, region.variant, region.count) == ("red", 0, 3)  # both variants are the same box
     assert region.energy == pytest.approx(2)
-    assert list(prediction.timings) == ["decode", "resize", "global", "select", "local", "fuse", "total"]
+    assert list(prediction.timings) == [
+        "decode",
+        "resize",
+        "to_device",
+        "global",
+        "to_host",
+        "select",
+        "local",
+        "fuse",
+        "total",
+    ]
     assert prediction.timings["total"] == pytest.approx(sum(list(prediction.timings.values())[:-1]))
 
 

@@ -53,6 +53,18 @@ def test_pipelines_of_both_backends_predict_the_same(version: str, opened: Open)
         pipelines[0].predict(images)
 
 
+def test_copies_to_and_from_the_gpu_are_stages_of_their_own(opened: Open) -> None:
+    engines = opened()
+    outputs = engines.run_global(pictures(0, BATCH + 1))  # two parts
+    assert outputs.to_device_ms > 0
+    assert outputs.to_host_ms > 0
+    manifest = make_manifest({**FIELDS, "files": dict.fromkeys(FILES, "0" * 64)}, "tiny")
+    selector = RegionSelector(np.full(3, 0.1, np.float32), 2, 2, (0.5, 1.0))
+    with Pipeline(manifest, "fp32", engines, selector) as pipeline:
+        timings = pipeline.predict([*pictures(0, 1)])[0].timings
+    assert min(timings[stage] for stage in ("to_device", "global", "to_host")) > 0
+
+
 def test_half_precision_features_stay_on_the_device(version: str, opened: Open) -> None:
     files = []
     for text, lines in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def make_driver(gpu: Gpu) -> types.ModuleType:
             gpu.call("Event")
             self._flags = flags
             self._recorded: tuple[Queue, int] | None = None
+            self._passed: float | None = None
 
         def __del__(self) -> None:
             if not gpu.stack:
@@ -85,8 +87,20 @@ def make_driver(gpu: Gpu) -> types.ModuleType:
         def record(self, stream: Stream) -> Event:
             gpu.call("Event.record")
             with gpu.lock:
+                if not self._flags & 2:  # CU_EVENT_DISABLE_TIMING
+                    self._passed = None
+                    stream._queue.put(self._pass)
                 self._recorded = (stream._queue, stream._queue.asked)
             return self
+
+        def _pass(self) -> None:
+            self._passed = time.perf_counter()
+
+        def time_till(self, other: Event) -> float:
+            gpu.call("Event.time_till")
+            if self._passed is None or other._passed is None:
+                raise CudaError("cuEventElapsedTime failed: not ready, or made without timing")
+            return (other._passed - self._passed) * 1e3
 
     class DeviceAllocation:
         def __init__(self, address: int) -> None:

@@ -16,6 +16,7 @@ from ..train.cli import evaluate, train
 from ..train.figure_cli import figure
 from .latency_cli import latency
 from .macs_cli import macs
+from .peers_cli import peers
 from .selector import main as bench_selector
 from .startup import startup
 
@@ -32,6 +33,7 @@ for command in (train, evaluate, ablate, figure, calibrate, run, doctor, macs):
 app.command(cls=ListCommand)(export)
 app.command(cls=ListCommand)(verify)
 bench.command("latency", cls=ListCommand)(latency)
+bench.command("peers")(peers)
 bench.command("selector")(bench_selector)
 bench.command("startup")(startup)
 

@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 3) -> dict[str, NDArray[np.float64]]:
+def alternate(
+    calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 3, pause_s: float = 0
+) -> dict[str, NDArray[np.float64]]:
     """Time calls in turn, one of each a round, so that whatever slows the machine slows them alike.
 
     Args:
         calls: What to time, by name.
         rounds: Measured rounds.
         warmup: Rounds before that are not counted.
+        pause_s: Seconds to sleep before each call, where threads of the one before would spin into it.
 
     Returns:
         Milliseconds by name, (rounds,) each; the values of a round belong together.
@@ -24,6 +27,8 @@ def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int =
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(-warmup, rounds):
         for name, call in calls.items():
+            if pause_s:
+                time.sleep(pause_s)
             start = time.perf_counter()
             call()
             if round_ >= 0:

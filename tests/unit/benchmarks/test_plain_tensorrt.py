@@ -67,7 +67,7 @@ def test_it_is_built_as_the_bundles_own_plan_was(precision, exported, library, m
 
     def build(library, graph, name, precision, options, **machine):
         told.append((library.name, name, precision, options, machine))
-        inspection = Inspection({}, "network")
+        inspection = Inspection({}, {}, "network")
         return BuiltPlan(make_plan(graph, profile(options.max_batch)), 0.1, 1, True, inspection)
 
     monkeypatch.setattr(plain_tensorrt, "load_library", lambda _: library)

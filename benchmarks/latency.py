@@ -116,9 +116,11 @@ def bench_latency(
         - ``engines``: both engines with their copies, ms an image, and their ``ratio`` to the plain engine;
         - ``host_share``: what is neither engine nor decoding, as a share of the call without decoding;
         - ``stages``: ms an image; ``boxes``: mean, median and p95 over the images of all calls;
-        - ``load_s`` and ``first_ms``: opening the engines, and the first call after that.
+        - ``load_s`` and ``first_ms``: opening the bundle, and the first call after that; the first case also imports
+          what all share (`glocal bench startup` measures fresh processes).
 
-        ``skipped``: what cannot run here, with the reason.
+        ``boxes_from``: the models of other bundles that boxes come from. ``skipped``: what cannot run here, with the
+        reason.
 
     Raises:
         UsageError: A backend, a precision or a kind of boxes has no such name.
@@ -132,6 +134,8 @@ def bench_latency(
     with ExitStack() as stack:
         paths, report["images"] = stack.enter_context(pictures(images))
         prepared = {Path(kind).name: prepare(kind, paths, threads) for kind in boxes}
+        others = [Bundle.load(kind) for kind in boxes if kind != OWN and not kind.isdecimal()]
+        report["boxes_from"] = {other.path.name: record.model_facts(other) for other in others}
         cases = []
         for backend, precision in itertools.product(chosen, dict.fromkeys(precisions or opened.manifest.precisions)):
             try:

@@ -84,6 +84,7 @@ def test_boxes_are_those_that_were_asked_for(exported, tmp_path, monkeypatch):
     rows = {row["boxes_from"]: row for row in report["results"]}
     assert list(rows) == ["own", "7", "trained"]  # no path of this machine
     assert str(tmp_path) not in json.dumps(report)
+    assert report["boxes_from"] == {"trained": record.model_facts(other)}
     assert rows["7"]["boxes"] == {"mean": 7, "median": 7, "p95": 7, "images": 8}
     seven, counts = taken[-2]  # the last round: own, 7, trained
     assert (seven.shape, len(np.unique(seven[0], axis=0)), counts.tolist()) == ((1, 7, 4), 7, [[1] * 7])

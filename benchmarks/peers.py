@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ TOLERANCE = 1e-3  # of a fused score
 _MOST_IMAGES = 64  # decoded ones in memory
 _COMPARED = 16
 _PAUSE_S = 0.02  # until the idle threads of PyTorch's OpenMP have stopped to spin
+
+
+class _CannotRunError(GlocalError):
+    """A peer that this machine cannot run."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def bench_peers(
     batches: Sequence[int] = (1,),
     images: Path | None = None,
     threads: int | None = None,
+    compiled: bool = True,
 ) -> record.Report:
     """Time a bundle's pipeline against other ways to run the same network.
 
@@ -85,6 +91,7 @@ def bench_peers(
         batches: Images per call.
         images: A photo or a folder of photos, of which the first 64 are taken; by default generated ones.
         threads: Threads of each; by default as many as there are cores.
+        compiled: Whether ``torch.compile`` takes part, which compiles for minutes where the network is large.
 
     Returns:
         The report that ``--json`` writes. ``results``, per peer and batch: milliseconds of a call (see
@@ -110,7 +117,10 @@ def bench_peers(
         paths, report["images"] = stack.enter_context(pictures(images))
         stack.enter_context(_torch_threads(threads))
         decoded = [read_image(path) for path in paths[:_MOST_IMAGES]]
-        peers = list(_opened(stack, opened, model, threads, batches, report["skipped"]))
+        openers = [partial(_glocal, stack, opened, threads), partial(_eager, model)]
+        openers += [partial(_compiled, opened, model, batches)] if compiled else []
+        openers += [partial(_one_graph, opened, threads), partial(_openvino, opened, threads)]
+        peers = list(_opened(openers, report["skipped"]))
         report["peers"] = _compare(peers, decoded[:_COMPARED])
         for batch in dict.fromkeys(batches):
             note(f"batch {batch}: {rounds} rounds of {len(peers)} peers")
@@ -124,27 +134,12 @@ def bench_peers(
     return record.finish(report)
 
 
-def _opened(
-    stack: ExitStack,
-    bundle: Bundle,
-    model: GlocalNet,
-    threads: int,
-    batches: Sequence[int],
-    skipped: list[dict[str, str]],
-) -> Iterator[_Peer]:
-    yield _glocal(stack, bundle, threads)
-    yield _eager(model)
-    try:
-        yield _compiled(bundle, model, batches)
-    except Exception as error:  # whatever its compilers raise where one is missing
-        skipped.append({"peer": COMPILED, "reason": _line(error), "fix": "Install a C++ compiler."})
-    yield _one_graph(bundle, threads)
-    try:
-        yield _openvino(bundle, threads)
-    except ImportError as error:
-        skipped.append({"peer": OPENVINO, "reason": _line(error), "fix": "pip install openvino"})
-    except Exception as error:  # OpenVINO's have no common class
-        skipped.append({"peer": OPENVINO, "reason": _line(error), "fix": "Try another version of OpenVINO."})
+def _opened(openers: Sequence[Callable[[], _Peer]], skipped: list[dict[str, str]]) -> Iterator[_Peer]:
+    for opener in openers:
+        try:
+            yield opener()
+        except _CannotRunError as error:
+            skipped.append({"peer": error.what, "reason": error.found, "fix": error.fix})
 
 
 def _glocal(stack: ExitStack, bundle: Bundle, threads: int) -> _Peer:
@@ -182,7 +177,8 @@ def _compiled(bundle: Bundle, model: GlocalNet, batches: Sequence[int]) -> _Peer
     assert model.local_branch is not None  # for mypy: a bundle's network has two branches
     selector = selector_of(bundle.manifest)
     model.local_branch.roi_form = "matmul"  # as exported; eager execution uses the same
-    first, second = torch.compile(model.global_branch), torch.compile(model.local_branch)
+    with _or_skipped(COMPILED, "Install a C++ compiler."):
+        first, second = torch.compile(model.global_branch), torch.compile(model.local_branch)
 
     @torch.inference_mode()
     def predict(images: Images) -> NDArray[np.float32]:
@@ -193,7 +189,7 @@ def _compiled(bundle: Bundle, model: GlocalNet, batches: Sequence[int]) -> _Peer
         return scores
 
     loaded = time.perf_counter()
-    with torch.inference_mode():
+    with _or_skipped(COMPILED, "Install a C++ compiler."), torch.inference_mode():
         for batch in batches:  # one box is a case of its own to the compiler, two further numbers make it a variable
             out = first(torch.zeros(batch, *size, 3, dtype=torch.uint8))
             for boxes in (1, 2, 3):
@@ -230,16 +226,17 @@ def _one_graph(bundle: Bundle, threads: int) -> _Peer:
 
 
 def _openvino(bundle: Bundle, threads: int) -> _Peer:
-    openvino: Any = importlib.import_module("openvino")  # most machines lack it, type checkers too
+    with _or_skipped(OPENVINO, "pip install openvino"):
+        openvino: Any = importlib.import_module("openvino")  # most machines lack it, type checkers too
     start, size, fusion = time.perf_counter(), bundle.manifest.input_size, bundle.manifest.fusion
     core, selector = openvino.Core(), selector_of(bundle.manifest)
     # bfloat16 would be its choice where the processor has it.
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     # The graphs for TensorRT have what the others have before they were changed to suit ONNX Runtime.
     names = ("fp32/global.onnx", graph_path(bundle.manifest, "fp32", "local"))
-    first, second = (
-        core.compile_model(core.read_model(bundle.read(name)), "CPU", options).create_infer_request() for name in names
-    )
+    with _or_skipped(OPENVINO, "Try another version of OpenVINO."):
+        models = [core.compile_model(core.read_model(bundle.read(name)), "CPU", options) for name in names]
+        first, second = (model.create_infer_request() for model in models)
 
     def predict(images: Images) -> NDArray[np.float32]:
         first.infer({"image": _stack(images, size)}, share_inputs=True)
@@ -296,6 +293,15 @@ def _torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _or_skipped(name: str, fix: str) -> Iterator[None]:
+    """Makes a `_CannotRunError` of whatever another project's library raises: there is no common class."""
+    try:
+        yield
+    except Exception as error:
+        raise _CannotRunError(name, found=_line(error), fix=fix) from error
 
 
 def _line(error: Exception) -> str:

@@ -23,12 +23,23 @@ def peers(
         Path | None, typer.Option(help="Photo or folder to predict.", show_default="generated images")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each.", show_default="all cores")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Whether torch.compile takes part; it compiles for minutes.")
+    ] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report.")] = None,
 ) -> None:
     """The same network in PyTorch, torch.compile, one ONNX graph and OpenVINO, against the pipeline, in turn."""
     from .peers import bench_peers
 
-    report = bench_peers(bundle, checkpoint, rounds=rounds, batches=batch or (1,), images=images, threads=threads)
+    report = bench_peers(
+        bundle,
+        checkpoint,
+        rounds=rounds,
+        batches=batch or (1,),
+        images=images,
+        threads=threads,
+        compiled=compiled,
+    )
     print_report(report)
     record.save(report, json_file)
 

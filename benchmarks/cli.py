@@ -17,7 +17,7 @@ from ..train.figure_cli import figure
 from .latency_cli import latency
 from .macs_cli import macs
 from .peers_cli import peers
-from .selector import main as bench_selector
+from .selector_cli import selector as bench_selector
 from .startup import startup
 
 app = typer.Typer(

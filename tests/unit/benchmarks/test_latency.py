@@ -201,7 +201,6 @@ def test_a_loaded_machine_is_marked(busy, loaded, exported, monkeypatch, tmp_pat
     arguments = ["--backend", "onnxruntime", "--precision", "fp32", "int8", "--rounds", "2", "--batch", "1"]
     arguments += ["--boxes", "own", "--boxes", "3", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["glocal", "bench", "latency", str(exported.path), *arguments])
-    monkeypatch.setenv("COLUMNS", "160")
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
@@ -211,8 +210,9 @@ def test_a_loaded_machine_is_marked(busy, loaded, exported, monkeypatch, tmp_pat
     assert len(report["results"]) == 4
     for row in report["results"]:
         assert f"{row['p50_ms']:.2f}" in out
+        assert f"{row['ratio']['p50']:.3f}" in out
         assert f"{row['engines']['p50_ms']:.2f}" in out
-        assert f"{row['stages']['select']['p50_ms']:.3f}" in out
+        assert f"{row['stages']['global']['p50_ms']:.2f}" in out
 
 
 def test_a_jetson_is_recorded_with_its_gpu_and_power_mode(tmp_path):

@@ -104,7 +104,6 @@ def test_the_command_prints_and_writes_what_was_measured(
     arguments = [str(exported.path), "--checkpoint", str(random_run), "--rounds", "2", "--threads", "1", "--no-compile"]
     arguments += ["--images", str(tmp_path / "a.jpg"), "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["glocal", "bench", "peers", *arguments])
-    monkeypatch.setenv("COLUMNS", "160")
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code

@@ -62,7 +62,7 @@ class Pipeline:
         manifest: Manifest,
         precision: Precision,
         engines: Engines,
-        selector: RegionSelector,
+        selector: Callable[[NDArray[np.float32], NDArray[np.float32]], Regions],
         backend: Backend = "onnxruntime",
         threads: int | None = None,
     ) -> None:

@@ -14,11 +14,15 @@ from ..runtime.doctor_cli import doctor
 from ..train.ablate_cli import ablate
 from ..train.cli import evaluate, train
 from ..train.figure_cli import figure
-from .engines import engines
+from .latency_cli import latency
 from .macs_cli import macs
+from .peers_cli import peers
 from .report_cli import report
-from .selector import main as bench_selector
+from .selector_cli import selector as bench_selector
+from .soak import main as bench_soak
 from .startup import startup
+from .stream import stream
+from .threads import threads
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,10 +36,14 @@ for command in (train, evaluate, ablate, figure, calibrate, run, doctor, macs):
     app.command()(command)
 app.command(cls=ListCommand)(export)
 app.command(cls=ListCommand)(verify)
-bench.command("engines", cls=ListCommand)(engines)
+bench.command("latency", cls=ListCommand)(latency)
+bench.command("peers")(peers)
 bench.command("report")(report)
 bench.command("selector")(bench_selector)
+bench.command("soak")(bench_soak)
 bench.command("startup")(startup)
+bench.command("stream")(stream)
+bench.command("threads")(threads)
 
 
 @app.command()

@@ -13,7 +13,8 @@ h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; } h3 { margin: 1.5rem 0 .3
 .grid img, .wide img { width: 100%; border-radius: 6px; box-shadow: 0 1px 4px #0003; }
 .plot { width: 100%; max-width: 720px; height: auto; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; }
-td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; } th { font-size: .85rem; vertical-align: bottom; }
+td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; }
+th { font-size: .85rem; vertical-align: bottom; }
 td + td { font-variant-numeric: tabular-nums; } tr { border-bottom: 1px solid #dde; }
 .scroll td { white-space: nowrap; } .scroll.wrap td { white-space: normal; }
 .number { text-align: right; }

@@ -101,9 +101,8 @@ def threads(report: Row) -> Section:
     tables = [table("Throughput", rows, columns)]
     if single:
         tables.append(table("Single images", single, {"way": name_of, **PERCENTILES, "ratio (95 %)": ratio_of}))
-    return Section(
-        tuple(headlines), tuple(tables), plot("bars", bars, "images a second, by workers x threads of one engine")
-    )
+    draw = plot("bars", bars, "images a second, by workers x threads of one engine")
+    return Section(tuple(headlines), tuple(tables), draw)
 
 
 def tradeoff(report: Row) -> Section:

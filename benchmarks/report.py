@@ -42,7 +42,8 @@ class Entry:
         """Benchmark, model and input size."""
         size = at(self.report, "model.input_size")
         sides = "x".join(text(side) for side in size) if isinstance(size, list) else ""
-        return joined([self.benchmark, joined([text(at(self.report, "model.name")), sides], " ")])
+        name = text(at(self.report, "model.name"))
+        return joined([self.benchmark, name if sides in name else f"{name} {sides}".strip()])
 
     @property
     def date(self) -> str:

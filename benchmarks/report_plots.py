@@ -115,17 +115,26 @@ def lines(
 
 
 @_png
-def scatter(figure: Figure, points: Sequence[tuple[str, float, float]], xlabel: str, ylabel: str) -> None:
-    """Labelled points, (label, x, y) each; labels of neighbours stand above and below in turn."""
-    figure.set_size_inches(_WIDTH, 4.2)
+def scatter(figure: Figure, points: Sequence[tuple[str, float, float, str]], xlabel: str, ylabel: str) -> None:
+    """Labelled points, (label, x, y, kind) each; a line joins those than which none is as far left and as high."""
+    figure.set_size_inches(_WIDTH, 4.4)
     axes = figure.add_subplot()
-    axes.plot([x for _, x, _ in points], [y for _, _, y in points], "o")
-    for index, (label, x, y) in enumerate(sorted(points, key=lambda point: point[1])):
-        place = (0, 7 if index % 2 == 0 else -14)
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(((x, y) for _, x, y, _ in points), key=lambda point: (point[0], -point[1])):
+        if not best or y > best[-1][1]:
+            best.append((x, y))
+    axes.plot(*zip(*best, strict=True), color=_GREY, linewidth=1, zorder=1)
+    for kind in dict.fromkeys(kind for *_, kind in points):
+        chosen = [(x, y) for _, x, y, one in points if one == kind]
+        axes.plot(*zip(*chosen, strict=True), "o", label=_label(kind))
+    for index, (label, x, y, _) in enumerate(sorted(points, key=lambda point: point[1])):
+        place = (0, 7 if index % 2 == 0 else -14)  # labels of neighbours above and below in turn
         axes.annotate(_label(label, 30), (x, y), place, textcoords="offset points", ha="center", fontsize=8)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.margins(0.16)
     axes.grid(alpha=0.3)
+    if any(kind for *_, kind in points):
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
 
 
 def _rows(axes: Axes, labels: Sequence[str]) -> None:

@@ -39,12 +39,28 @@ from .report_values import (
 
 
 def peers(report: Row) -> Section:
-    """The same network run by other means."""
-    rows = rows_of(report)
-    columns: dict[str, Column] = {"way": name_of, **PERCENTILES, "ratio to glocal (95 %)": ratio_of}
-    headlines = tuple(f"{name_of(row)}: {timed(row, 'x glocal')}" for row in rows)
-    draw = plot("bars", bars_of(rows, "p50_ms", name_of), "ms, median and its 95 % interval")
-    return Section(headlines, (table("Ways", rows, columns), *skipped(report)), draw)
+    """The same network run by other means. The headlines are those of the first batch."""
+    rows, facts = rows_of(report), rows_of(report, "peers")
+    columns: dict[str, Column] = {
+        "way": name_of,
+        "batch": "batch",
+        **PERCENTILES,
+        "images/s": "images_per_s",
+        "ratio to glocal (95 %)": ratio_of,
+    }
+    tables = [table("Ways", rows, columns)]
+    if facts:
+        others: dict[str, Column] = {
+            "way": name_of,
+            "load s": "load_s",
+            "compile s": "compile_s",
+            "scores differ by": "max_score_difference",
+        }
+        tables.append(table("What they are", facts, others))
+    first = [row for row in rows if row.get("batch") == rows[0].get("batch")]
+    headlines = tuple(f"{name_of(row)}: {timed(row, 'x glocal')}" for row in first)
+    draw = plot("bars", bars_of(rows, "p50_ms", _peer), "ms, median and its 95 % interval")
+    return Section(headlines, (*tables, *skipped(report)), draw)
 
 
 def stream(report: Row) -> Section:
@@ -106,17 +122,28 @@ def threads(report: Row) -> Section:
 
 
 def tradeoff(report: Row) -> Section:
-    """Accuracy against latency."""
-    rows = rows_of(report) or rows_of(report, "points")
-    columns: dict[str, Column] = {"setting": name_of, "mAP": "mAP", **PERCENTILES, "ratio (95 %)": ratio_of}
-    headlines = tuple(f"{name_of(row)}: mAP {short(row.get('mAP'))} at {short(row.get('p50_ms'))} ms" for row in rows)
+    """Accuracy against latency, by bundle, precision and early exit."""
+    rows = rows_of(report)
+    columns: dict[str, Column] = {
+        "point": name_of,
+        "mAP %": lambda row: fixed(row.get("mAP"), ".2f", 100),
+        "OF1 %": lambda row: fixed(row.get("OF1"), ".2f", 100),
+        "mean ms": "mean_ms",
+        "ratio of means": "mean_ratio",
+        **PERCENTILES,
+        "boxes": "boxes",
+        "exits": lambda row: fixed(row.get("exits"), ".1%"),
+    }
+    headlines = tuple(
+        f"{name_of(row)}: mAP {fixed(row.get('mAP'), '.2f', 100)} % at {short(row.get('mean_ms'))} ms" for row in rows
+    )
     points = [
-        (name_of(row), time, accuracy)
+        (text(row.get("bundle")) or name_of(row), time, 100 * accuracy, _kind(row))
         for row in rows
-        if (time := number(row.get("p50_ms"))) is not None and (accuracy := number(row.get("mAP"))) is not None
+        if (time := number(row.get("mean_ms"))) is not None and (accuracy := number(row.get("mAP"))) is not None
     ]
-    draw = plot("scatter", points, "ms, median", "mAP")
-    return Section(headlines, (table("Settings", rows, columns), *skipped(report)), draw)
+    draw = plot("scatter", points, "mean ms of a photo", "mAP, %")
+    return Section(headlines, (table("Points", rows, columns), *skipped(report)), draw)
 
 
 def startup(report: Row) -> Section:
@@ -173,6 +200,15 @@ def _list(value: Any) -> list[Any]:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _peer(row: Row) -> str:
+    batch = text(row.get("batch"))
+    return joined([name_of(row), f"batch {batch}" if batch not in ("", "1") else ""])
+
+
+def _kind(row: Row) -> str:
+    return joined([text(row.get("precision")), "early exit" if row.get("early_exit") else ""])
 
 
 def _share(row: Row) -> str:

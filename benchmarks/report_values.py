@@ -110,7 +110,7 @@ def with_interval(value: Any, interval: Any, form: str = "") -> str:
     if not shown or ends is None:
         return shown
     low, high = (fixed(end, form) if form else short(end) for end in ends)
-    return f"{shown} ({low} to {high})" if low.startswith("-") else f"{shown} ({low}-{high})"
+    return f"{shown} ({low} to {high})" if low[:1] in ("-", "+") else f"{shown} ({low}-{high})"
 
 
 def ratio_of(row: Any, name: str = "ratio") -> str:
@@ -182,8 +182,8 @@ def bars_of(rows: Iterable[Row], value: str, name: Callable[[Row], str]) -> list
 
 
 def name_of(row: Row) -> str:
-    """The row's ``name``."""
-    return text(row.get("name"))
+    """The row's ``name``, or ``peer``."""
+    return text(row.get("name") or row.get("peer"))
 
 
 def p50(row: Row) -> str:

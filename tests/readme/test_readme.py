@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from glocal.benchmarks.report import newest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -40,6 +41,11 @@ def run(tmp_path_factory):
 
     call.folder = folder
     return call
+
+
+def test_the_newest_results_are_those_of_the_reports():
+    shown = re.findall(r"^<!-- newest results -->\n(.*?)^<!-- end -->$", README, re.MULTILINE | re.DOTALL)
+    assert [block.strip() for block in shown] == [newest(ROOT / "benchmarks" / "results")]
 
 
 def test_make_targets_exist():

@@ -17,9 +17,7 @@ from glocal.benchmarks.report_sections import SECTIONS, anything
 from glocal.runtime.errors import GlocalError, UsageError
 from typer.testing import CliRunner
 
-EVIL = (
-    "<script>alert('x')</script><img src=http://evil.example/a.png> | `c` $a$b$ [a](http://evil.example) \ud800\n# x"
-)
+EVIL = "<script>alert('x')</script><img src=http://evil.example/a.png> | `c` $a$b$ [a](http://evil.example) \ud800\n# x"
 
 
 class Page(HTMLParser):
@@ -154,7 +152,7 @@ def test_malicious_strings_are_text(tmp_path: Path) -> None:
     assert any("<script>alert('x')</script>" in text for text in page.texts)
     text = (tmp_path / "r.md").read_text()
     assert "<script" not in text
-    assert "](http" not in text
+    assert not re.search(r"(?<!\\)\]\(http", text)
     assert not re.search(r"^# x", text, re.MULTILINE)
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
@@ -223,6 +221,13 @@ def test_every_figure_of_a_row_is_in_its_table() -> None:
     }
     assert engines.rows[0][-1] == "1.10%"
     assert stages.head[3:] == ("decode", "resize", "global", "select", "local", "fuse", "total")
+    points = SECTIONS["tradeoff"](example_reports.tradeoff())
+    assert points.headlines[1] == "coco int8: mAP 69.10 % at 5.2 ms"
+    assert points.tables[0].rows[2][-1] == "40.0%"
+    ways = SECTIONS["peers"](example_reports.peers())
+    assert len(ways.headlines) == 4
+    assert ways.headlines[1] == "PyTorch eager: 520 ms, 1.775 (1.772-1.778) x glocal"
+    assert ways.tables[2].rows == (("OpenVINO", "not installed"),)
     counts = SECTIONS["macs"](example_reports.macs())
     assert counts.tables[0].rows[-1][1:] == ("24", "full", "34.84", "35.04", "1.117", "74.42", "35.98", "74.42")
     assert counts.headlines[-1] == "resnet101 paper, 448 px, 24 boxes: 34.84 G MACs, 1.117 x the plain backbone"

@@ -18,7 +18,10 @@ from .latency_cli import latency
 from .macs_cli import macs
 from .peers_cli import peers
 from .selector_cli import selector as bench_selector
+from .soak import main as bench_soak
 from .startup import startup
+from .stream import stream
+from .threads import threads
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +38,10 @@ app.command(cls=ListCommand)(verify)
 bench.command("latency", cls=ListCommand)(latency)
 bench.command("peers")(peers)
 bench.command("selector")(bench_selector)
+bench.command("soak")(bench_soak)
 bench.command("startup")(startup)
+bench.command("stream")(stream)
+bench.command("threads")(threads)
 
 
 @app.command()

@@ -11,13 +11,11 @@ it does in a pipeline behind an engine; it is reported apart from the rest.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +26,7 @@ from ..runtime.selector import RegionSelector
 from . import record
 from .selector_maps import FloatArray, Maps, Setting
 from .selector_ways import FindBoxes, check_same, find_ways, labels_only, select
-from .timing import alternate, ratio, summary
+from .timing import alternate, opencv_threads, ratio, summary
 
 SETTINGS = (Setting(12, 2, ()), Setting(4, 2, (0.5, 1.0)))
 BURST = 50  # calls of a way in a row
@@ -89,7 +87,7 @@ def time_ways(
     others = {name: _whole_job(find_boxes, workload.shift, setting) for name, find_boxes in finders.items()}
     cases, burst = workload.batch(batch), max(3, BURST // batch)
     rounds = rounds if batch == 1 else -(-rounds // 3)  # the ways that loop over the images take long
-    with _one_opencv_thread():
+    with opencv_threads(1):
         for maps, logits in cases:
             regions = selector(maps, logits)
             for name, way in others.items():
@@ -158,13 +156,3 @@ def _figures(times: NDArray[np.float64], ours: NDArray[np.float64], batch: int) 
     found["us_per_image"] = round(found["p50_us"] / batch, 4)
     found["first_us"] = summary(times[:, 0], "us")
     return found | {"ratio": ratio(np.median(times[:, 1:], axis=1), np.median(ours[:, 1:], axis=1))}
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # faster on such small maps
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)

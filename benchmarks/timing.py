@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,19 @@ def ratio(times: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[st
     p10, p50, p90 = np.percentile(ratios, (10, 50, 90)).round(4).tolist()
     low, high = _order_interval(len(ratios), 0.5)
     return {"p50": p50, "p10": p10, "p90": p90, "p50_ci": [round(float(ratios[low]), 4), round(float(ratios[high]), 4)]}
+
+
+@contextmanager
+def opencv_threads(count: int) -> Iterator[None]:
+    """Give OpenCV so many threads within a block; the setting belongs to the whole process."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _order_interval(count: int, share: float) -> tuple[int, int]:

@@ -61,12 +61,14 @@ def latency(
 def print_report(report: record.Report) -> None:
     """Print the report as tables: whole calls, engines and host, what else there is, and the stages of an image."""
     console = Console(highlight=False)
-    stages = [stage for stage in report["results"][0]["stages"] if stage != "total"]
+    rows = report["results"]
+    stages = [stage for stage in rows[0]["stages"] if stage != "total"]
+    stages = [stage for stage in stages if any(row["stages"][stage]["p99_ms"] for row in rows)]  # a CPU copies nothing
     whole = _table("file to scores", ("p50 ms", "p99", "plain", "ratio", "p10-p90"))
     parts = _table("engines only", ("p50 ms", "plain", "ratio", "p10-p90", "host"))
     more = _table("file to scores", ("p90 ms", "images/s", "to first", "load s", "first ms"))
     each = _table("ms an image", [stage.replace("_", " ") for stage in stages])
-    for row in report["results"]:
+    for row in rows:
         boxes = f"{row['boxes']['mean']:.1f}" if row["boxes_from"] == OWN else row["boxes_from"]
         name = f"{row['backend']} {row['precision']}", str(row["batch"]), boxes
         plain, engines, ratio = row["plain"], row["engines"], row["ratio"]

@@ -17,7 +17,10 @@ from glocal.benchmarks.report_sections import SECTIONS, anything
 from glocal.runtime.errors import GlocalError, UsageError
 from typer.testing import CliRunner
 
-EVIL = "<script>alert('x')</script><img src=http://evil.example/a.png> | `c` $a$b$ [a](http://evil.example) \ud800\n# x"
+EVIL = (
+    """$\\bad{$ " onload="x' <script>alert('x')</script><img src=http://evil.example/a.png> """
+    "| `c` [a](http://evil.example) \ud800\n# x"
+)
 
 
 class Page(HTMLParser):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,10 @@ def begin(benchmark: str, bundle: Bundle | None = None) -> Report:
         bundle: What is measured, where that is a bundle.
 
     Returns:
-        ``benchmark``, ``machine`` (see `machine_facts`), ``model`` (see `model_facts`), ``busy_before``.
+        ``benchmark``, ``command`` (without the folders that paths lie in), ``machine`` (see `machine_facts`), ``model``
+        (see `model_facts`), ``busy_before``.
     """
-    report: Report = {"benchmark": benchmark, "machine": machine_facts()}
+    report: Report = {"benchmark": benchmark, "command": _command(), "machine": machine_facts()}
     if bundle is not None:
         report["model"] = model_facts(bundle)
     return report | {"busy_before": busy_share()}
@@ -67,6 +70,11 @@ def save(report: Report, path: Path | None) -> None:
     except OSError as error:
         fix = "Name another file with --json."
         raise GlocalError(f"{path} cannot be written.", found=str(error), fix=fix) from error
+
+
+def _command() -> str:
+    """The command that this process runs; of paths only the last part, as folders are a machine's own."""
+    return shlex.join(Path(argument).name if "/" in argument else argument for argument in sys.argv)
 
 
 def model_facts(bundle: Bundle) -> dict[str, Any]:

@@ -7,10 +7,14 @@ from glocal.runtime.bundle import Bundle
 from glocal.runtime.errors import GlocalError
 
 
-def test_a_report_says_which_machine_and_model(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_report_says_which_machine_and_model(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = Bundle.load(tiny_bundle)
+    monkeypatch.setattr("sys.argv", ["/usr/bin/glocal", "bench", "latency", "/home/me/my bundle", "--rounds", "5"])
     report = record.finish(record.begin("latency", bundle))
     assert report["benchmark"] == "latency"
+    assert report["command"] == "glocal bench latency 'my bundle' --rounds 5"
     assert report["machine"]["cores"] >= 1
     assert report["model"]["labels"] == len(bundle.manifest.labels)
     assert len(report["model"]["manifest_sha256"]) == 64

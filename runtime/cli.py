@@ -42,6 +42,9 @@ def run(
         int | None, typer.Option(min=1, help="Threads of one engine.", show_default="the engine's choice")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Labels whose scores are drawn.")] = 5,
+    early_exit: Annotated[
+        bool, typer.Option("--early-exit", help="Skip the local branch where the global scores settle an image.")
+    ] = False,
 ) -> None:
     """Predict the labels of images."""
     paths = list_images(source)
@@ -55,7 +58,7 @@ def run(
 
     with (
         _interrupts() as check_interrupt,
-        Pipeline.load(bundle, backend, precision, threads) as pipeline,
+        Pipeline.load(bundle, backend, precision, threads, early_exit) as pipeline,
         _progress(as_json) as progress,
     ):
         predictions = pipeline.predict_files(paths, batch)

@@ -9,6 +9,7 @@ import typer
 
 from ..export.calibrate_cli import calibrate
 from ..export.cli import ListCommand, export, verify
+from ..export.early_exit_cli import early_exit
 from ..runtime.cli import main_with_errors, run
 from ..runtime.doctor_cli import doctor
 from ..train.ablate_cli import ablate
@@ -18,6 +19,7 @@ from .engines import engines
 from .macs_cli import macs
 from .selector import main as bench_selector
 from .startup import startup
+from .tradeoff_cli import tradeoff
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,9 +33,11 @@ for command in (train, evaluate, ablate, figure, calibrate, run, doctor, macs):
     app.command()(command)
 app.command(cls=ListCommand)(export)
 app.command(cls=ListCommand)(verify)
+app.command("early-exit", cls=ListCommand)(early_exit)
 bench.command("engines", cls=ListCommand)(engines)
 bench.command("selector")(bench_selector)
 bench.command("startup")(startup)
+bench.command("tradeoff", cls=ListCommand)(tradeoff)
 
 
 @app.command()

@@ -84,7 +84,8 @@ def fit_early_exit(
             continue
         after = _figures(np.where(mask[:, np.newaxis], alone, fused), labels, thresholds)
         if all(after[name] >= floor[name] for name in floor):
-            return EarlyExit(*pairs[index], float(mask.mean()), before, after)
+            low, high = pairs[index]
+            return EarlyExit(low, high, float(mask.mean()), before, after)
     raise CalibrationError(
         "No thresholds keep the accuracy: images whose global scores are all 0 or 1 would always exit.",
         found=f"mAP {before['mAP']:.4f}, OF1 {before['OF1']:.4f} without an early exit",

@@ -55,7 +55,7 @@ def early_exit(
     labelled = images if limit is None or limit >= len(images) else draw_labelled(images, limit)
     kinds = chosen("--precision", precision, get_args(Precision)) if precision else manifest.precisions
     found = {kind: _fit(opened, kind, labelled, max_loss, backend, threads) for kind in kinds}
-    source = f"{data} {split}, {len(labelled)} images, at most {max_loss} points"
+    source = f"{Path(data).name} {split}, {len(labelled)} images, at most {max_loss} points"
     add_to_bundle(
         opened,
         {},

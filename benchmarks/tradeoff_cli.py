@@ -70,14 +70,14 @@ def _show(console: Console, report: Report) -> None:
     from .record import loaded_text
     from .tradeoff import pareto
 
-    table = Table("point", box=None, pad_edge=False, header_style="bold")
+    table = Table("bundle", box=None, pad_edge=False, header_style="bold")
     for name in ("mAP %", "OF1 %", "mean ms", "ratio", "p50 ms", "its 95 %", "boxes", "exits %"):
         table.add_column(name, justify="right", no_wrap=True)
     best = pareto(report["results"])
     for row in report["results"]:
         low, high = row["p50_ms_ci"]
         table.add_row(
-            row["name"],
+            f"{row['bundle']} {row['precision']}",
             f"{100 * row['mAP']:.2f}",
             f"{100 * row['OF1']:.2f}",
             f"{row['mean_ms']:.2f}",
@@ -85,7 +85,7 @@ def _show(console: Console, report: Report) -> None:
             f"{row['p50_ms']:.2f}",
             f"{low:.2f}-{high:.2f}",
             f"{row['boxes']:.1f}",
-            f"{100 * row['exits']:.1f}",
+            f"{100 * row['exits']:.1f}" if row["early_exit"] else "",
             style="bold" if row in best else None,
         )
     console.print(table)

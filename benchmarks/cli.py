@@ -15,10 +15,14 @@ from ..runtime.doctor_cli import doctor
 from ..train.ablate_cli import ablate
 from ..train.cli import evaluate, train
 from ..train.figure_cli import figure
-from .engines import engines
+from .latency_cli import latency
 from .macs_cli import macs
-from .selector import main as bench_selector
+from .peers_cli import peers
+from .selector_cli import selector as bench_selector
+from .soak import main as bench_soak
 from .startup import startup
+from .stream import stream
+from .threads import threads
 from .tradeoff_cli import tradeoff
 
 app = typer.Typer(
@@ -34,10 +38,14 @@ for command in (train, evaluate, ablate, figure, calibrate, run, doctor, macs):
 app.command(cls=ListCommand)(export)
 app.command(cls=ListCommand)(verify)
 app.command("early-exit", cls=ListCommand)(early_exit)
-bench.command("engines", cls=ListCommand)(engines)
+bench.command("latency", cls=ListCommand)(latency)
+bench.command("peers")(peers)
 bench.command("selector")(bench_selector)
+bench.command("soak")(bench_soak)
 bench.command("startup")(startup)
 bench.command("tradeoff", cls=ListCommand)(tradeoff)
+bench.command("stream")(stream)
+bench.command("threads")(threads)
 
 
 @app.command()

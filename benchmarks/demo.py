@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..export.build import build_bundle
+from ..runtime.bundle import Bundle
 from ..runtime.draw import draw
 from ..runtime.errors import UsageError
 from ..runtime.files import is_new_or_empty, write_atomically
@@ -28,7 +29,7 @@ from ..train.pretrain import pretrain
 from ..train.settings import TrainConfig
 from .machine import machine_facts
 from .page import write_page
-from .plain import PlainEngine
+from .plain_engine import PlainPipeline, open_plain
 from .timing import alternate
 
 SETTINGS: dict[str, Any] = {
@@ -89,7 +90,7 @@ def demo(
         _predict_and_draw(pipeline, out, config.image_size)
         results = _accuracy(pipeline, model, config, test_images)
         console.rule("4/4 measure latency")
-        results |= _latency(pipeline, model, out, rounds)
+        results |= _latency(pipeline, bundle, out, rounds)
     results |= {"training_minutes": minutes, "history": read_history(run)}
     results["machine"] = machine_facts()
     write_atomically(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
@@ -119,10 +120,10 @@ def _accuracy(pipeline: Pipeline, model: Any, config: TrainConfig, images: int) 
     return {"test_images": images, "metrics": metrics, "max_score_difference": gaps}
 
 
-def _latency(pipeline: Pipeline, model: Any, out: Path, rounds: int) -> dict[str, Any]:
+def _latency(pipeline: Pipeline, bundle: Bundle, out: Path, rounds: int) -> dict[str, Any]:
     """Batch 1 from the decoded image on: both pipelines resize, run their engine, and give probabilities."""
     images = [read_image(path) for path in list_images(out / "scenes" / "JPEGImages")]
-    plain = PlainEngine(model)
+    plain = PlainPipeline(open_plain(bundle, "onnxruntime", "fp32"), bundle.manifest.input_size)
     turn = iter(range(10**9))
     stages: list[dict[str, float]] = []
 
@@ -130,7 +131,7 @@ def _latency(pipeline: Pipeline, model: Any, out: Path, rounds: int) -> dict[str
         stages.append(pipeline.predict([images[next(turn) % len(images)]])[0].timings)
 
     def plain_backbone() -> None:
-        plain.predict(images[next(turn) % len(images)])
+        plain.predict([images[next(turn) % len(images)]])
 
     times = alternate({"glocal": two_branch, "plain": plain_backbone}, rounds)
     measured = stages[-rounds:]  # of images that are decoded already

@@ -21,7 +21,7 @@ PYTHON=${PYTHON:-python3} BACKENDS=${BACKENDS:-onnxruntime tensorrt tensorrt_rtx
 MAX_BATCH=${MAX_BATCH:-8} ROUNDS=${ROUNDS:-50} LIMIT=${LIMIT:-460}
 BACKBONE=${BACKBONE:-resnet101} SIZE=${SIZE:-448} LABELS=${LABELS:-80} PRESET=${PRESET:-glocal}
 mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd) || exit 2
-rm -f "$OUT"/{doctor,plans,verify,engines,steps}.json "$OUT"/{tests-gpu.xml,log.txt,summary.txt}
+rm -f "$OUT"/{doctor,plans,verify,latency,steps}.json "$OUT"/{tests-gpu.xml,log.txt,summary.txt}
 if [ -n "${WORK:-}" ]; then mkdir -p "$WORK" && WORK=$(cd "$WORK" && pwd) || exit 2
 else WORK=$(mktemp -d) && trap 'rm -rf "$WORK"' EXIT || exit 2; fi
 mkdir -p "$WORK/logs" "$WORK/verify"
@@ -80,8 +80,8 @@ if [ -d "$bundle" ]; then
                 done ;;
         esac
     done
-    step engines $((LIMIT / 3)) 30 "${glocal[@]}" bench engines "$bundle" "${backends[@]}" --rounds "$ROUNDS" \
-        --batch 1 --batch "$MAX_BATCH" --json "$OUT/engines.json"
+    step latency $((LIMIT / 3)) 30 "${glocal[@]}" bench latency "$bundle" "${backends[@]}" --rounds "$ROUNDS" \
+        --batch 1 --batch "$MAX_BATCH" --json "$OUT/latency.json"
     for backend in $BACKENDS; do
         step "verify-$backend" $((LIMIT / 5)) 10 "${glocal[@]}" verify "$bundle" --backend "$backend" "${precisions[@]}" \
             --json "$WORK/verify/$backend.json"
@@ -125,9 +125,9 @@ for path in out.iterdir():
     if path.suffix in (".json", ".xml", ".txt"):
         path.write_text(clean(path.read_text(errors="replace")))
 lines = [f"{row['step']:28} {'ok' if row['exit'] == 0 else 'late' if row['exit'] in (124, 137) else 'FAILED':6} {row['seconds']:4} s" for row in rows]
-for row in read(out / "engines.json").get("results", []):
-    lines.append(f"{row['backend']} {row['precision']} batch {row['batch']}: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
-if read(out / "engines.json").get("loaded"):
+for row in read(out / "latency.json").get("results", []):
+    lines.append(f"{row['backend']} {row['precision']} batch {row['batch']}: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms, {row['ratio']['p50']:.3f} of the plain backbone's")
+if read(out / "latency.json").get("loaded"):
     lines.append("LOADED MACHINE: other programs ran; the times are too high")
 (out / "summary.txt").write_text("\n".join(lines) + "\n")
 print("\n".join(lines))

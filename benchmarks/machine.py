@@ -14,7 +14,7 @@ from typing import Any
 from ..runtime.doctor_host import Host
 from ..runtime.doctor_machine import machine
 
-_PACKAGES = ("numpy", "numba", "opencv-python", "onnxruntime", "onnxruntime-gpu", "torch", "pycuda")
+_PACKAGES = ("numpy", "numba", "opencv-python", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "pycuda")
 # Under these names the libraries report their version; JetPack's TensorRT is "tensorrt".
 _TENSORRT = ("tensorrt", *(f"tensorrt-{kind}cu{cuda}" for kind in ("", "rtx-") for cuda in (12, 13)))
 # From this share of all cores, taken by other programs before or after a run, its figures are marked.

@@ -15,9 +15,8 @@ from rich.table import Table
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError
-from ..runtime.files import write_atomically
 from ..runtime.progress import progressed
-from .machine import load_average, machine_facts
+from . import record
 
 # Run in a process of its own; time starts before anything but the interpreter is loaded.
 _PROGRAM = """
@@ -45,17 +44,19 @@ def startup(
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report.")] = None,
 ) -> None:
     """Seconds from a fresh process to its first prediction."""
-    Bundle.load(bundle)  # a damaged bundle is told apart from a failing process
-    before = load_average()
+    report = record.begin("startup", Bundle.load(bundle))  # a damaged bundle is told apart from a failing process
     runs = [_measure(bundle) for _ in progressed(range(processes + 1), "starting processes")][1:]
     seconds = {step: [run[i] for run in runs] for i, step in enumerate(STEPS)}
     table = Table("step", "median s", "lowest", "highest", title=f"{processes} fresh processes")
     for step, values in seconds.items():
         table.add_row(step, *(f"{value:.3f}" for value in (statistics.median(values), min(values), max(values))))
-    Console().print(table)
-    if json_file:
-        facts = {"machine": machine_facts(), "load_average_before": before, "seconds": seconds}
-        write_atomically(json_file, (json.dumps(facts, indent=2) + "\n").encode())
+    report |= {"seconds": seconds}
+    record.finish(report)
+    console = Console(highlight=False)
+    console.print(table)
+    if text := record.loaded_text(report):
+        console.print(text, style="red")
+    record.save(report, json_file)
 
 
 def _measure(bundle: Path) -> list[float]:

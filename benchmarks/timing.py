@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 3) -> dict[str, NDArray[np.float64]]:
+def alternate(
+    calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 3, pause_s: float = 0
+) -> dict[str, NDArray[np.float64]]:
     """Time calls in turn, one of each a round, so that whatever slows the machine slows them alike.
 
     Args:
         calls: What to time, by name.
         rounds: Measured rounds.
         warmup: Rounds before that are not counted.
+        pause_s: Seconds to sleep before each call, where threads of the one before would spin into it.
 
     Returns:
         Milliseconds by name, (rounds,) each; the values of a round belong together.
@@ -24,6 +28,8 @@ def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int =
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(-warmup, rounds):
         for name, call in calls.items():
+            if pause_s:
+                time.sleep(pause_s)
             start = time.perf_counter()
             call()
             if round_ >= 0:
@@ -67,6 +73,19 @@ def ratio(times: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[st
     p10, p50, p90 = np.percentile(ratios, (10, 50, 90)).round(4).tolist()
     low, high = _order_interval(len(ratios), 0.5)
     return {"p50": p50, "p10": p10, "p90": p90, "p50_ci": [round(float(ratios[low]), 4), round(float(ratios[high]), 4)]}
+
+
+@contextmanager
+def opencv_threads(count: int) -> Iterator[None]:
+    """Give OpenCV so many threads within a block; the setting belongs to the whole process."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _order_interval(count: int, share: float) -> tuple[int, int]:

@@ -10,14 +10,27 @@ from typing import TYPE_CHECKING, Any
 from .errors import GlocalError
 
 if TYPE_CHECKING:
+    from .camera import Retry
     from .pipeline import Pipeline
     from .prediction import Prediction, Region
+    from .sources import open_source
+    from .stream import Stream, StreamStats
 
-__all__ = ["GlocalError", "Pipeline", "Prediction", "Region", "__version__"]
+__all__ = [
+    "GlocalError", "Pipeline", "Prediction", "Region", "Retry", "Stream", "StreamStats", "__version__", "open_source",
+]  # fmt: skip
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
-_MODULES = {"Pipeline": "pipeline", "Prediction": "prediction", "Region": "prediction"}
+_MODULES = {
+    "Pipeline": "pipeline",
+    "Prediction": "prediction",
+    "Region": "prediction",
+    "Retry": "camera",
+    "Stream": "stream",
+    "StreamStats": "stream",
+    "open_source": "sources",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,6 @@ cells NumPy sums in parts, which differ between its versions.)
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -264,21 +263,23 @@ def _clear(found, used):  # type: ignore[no-untyped-def]
         found.energies[i] = 0.0
 
 
-def scratch_sizes(height: int, width: int, k_s: int, k_e: int) -> tuple[int, int]:
-    """How many int32 and float64 elements of scratch space the kernel needs."""
+def scratch_size(height: int, width: int, k_s: int, k_e: int) -> int:
+    """How many float64 elements of scratch space the kernel needs."""
     runs = height * ((width + 1) // 2)
-    return 8 * runs + 1 + 4 * (k_e + 1) + k_s, height * width + k_e + 1
+    return height * width + k_e + 1 + (8 * runs + 1 + 4 * (k_e + 1) + k_s + 1) // 2
 
 
 def _select(  # type: ignore[no-untyped-def]
-    maps, logits, steps, k_s, k_e, by_area, ints, floats, boxes, counts, categories, variants, energies, n
+    maps, logits, steps, k_s, k_e, by_area, scratch, boxes, counts, categories, variants, energies, n
 ):
     """Select the regions of a batch into the last six arrays; returns whether the input was finite.
 
-    Shapes: maps (B, N, h, w), logits (B, N), steps (k_r - 1, N), outputs as in ``selector.Regions``.
+    Shapes: maps (B, N, h, w), logits (B, N), steps (k_r - 1, N), outputs as in ``selector.Regions``. One block of
+    ``scratch`` space for floats and integers, because each further array makes the call slower.
     """
     images, total, height, width = maps.shape
     runs = height * ((width + 1) // 2)  # the most that a map can have
+    floats, ints = scratch[: height * width + k_e + 1], scratch[height * width + k_e + 1 :].view(np.int32)
     work = _Work(
         ints[: 2 * runs + 1],
         ints[2 * runs + 1 : 3 * runs + 1],
@@ -321,12 +322,12 @@ def _select(  # type: ignore[no-untyped-def]
 
 _I32, _F32, _F64 = types.int32, types.float32, types.float64
 _SIGNATURE = types.boolean(
-    _F32[:, :, :, ::1], _F32[:, ::1], _F32[:, ::1], types.int64, types.int64, types.int64, _I32[::1], _F64[::1],
+    _F32[:, :, :, ::1], _F32[:, ::1], _F32[:, ::1], types.int64, types.int64, types.int64, _F64[::1],
     _I32[:, :, ::1], _I32[:, ::1], _I32[:, ::1], _I32[:, ::1], _F32[:, ::1], _I32[::1],
 )  # fmt: skip
 
 
-def compile_select() -> Callable[..., bool]:
+def compile_select() -> Any:
     """Compile the kernel, or load it from Numba's cache, where a later process finds it too."""
     try:
         return njit(_SIGNATURE, nogil=True, cache=True)(_select)

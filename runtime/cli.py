@@ -1,88 +1,146 @@
-"""The ``run`` command: predict images with a bundle."""
+"""The ``run`` command: predict images, videos and cameras with a bundle."""
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
-import signal
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import cv2
+import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
+from numpy.typing import NDArray
 from typer.core import TyperCommand
 
 from .backends import BACKENDS
-from .draw import draw
-from .errors import GlocalError, UsageError
-from .files import write_atomically
-from .images import encode_jpeg, list_images, read_image
+from .camera import Retry
+from .errors import GlocalError, SourceError, UsageError
+from .interrupts import asked_to_end, interrupts
+from .outputs import Csv, JsonLines, Output, Pictures
 from .pipeline import Pipeline
 from .prediction import Prediction
+from .run_display import Display
+from .sources import Source, open_source
+from .threads import Goal, decide_threads
+from .video_output import DrawnVideo
 
 
 def run(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.", show_default=False)],
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="An image, or a folder of images.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="An image, a folder of images, a video, a camera (0), or a URL.", show_default=False
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per image.")] = False,
+    jsonl: Annotated[Path | None, typer.Option(help="File for the lines of JSON.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="File for a table: labels and scores per image.")] = None,
+    video: Annotated[Path | None, typer.Option(help="File for a video of the drawn predictions.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, max=1000, help="Its frames a second.", show_default="the source's, or 25")
+    ] = None,
     draws: Annotated[bool, typer.Option("--draw", help="Write a picture of each prediction.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("runs/predictions"),
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 8,
+    top: Annotated[int, typer.Option(min=1, help="Labels whose scores are drawn.")] = 5,
+    frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many.", show_default="all")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take every N-th.")] = 1,
+    drop: Annotated[
+        bool | None, typer.Option("--drop/--no-drop", help="Give up old frames when late.", show_default="if live")
+    ] = None,
+    tries: Annotated[
+        int | None, typer.Option(min=0, help="Tries for a lost camera, then give up.", show_default="for ever")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images per batch.", show_default="1; 8 on a GPU if not live")
+    ] = None,
+    max_wait_ms: Annotated[
+        float | None, typer.Option(min=0, help="Longest wait for a batch to fill.", show_default="200; 20 if live")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Batches at once.", show_default="one per core; 1 if live")
+    ] = None,
     backend: Annotated[str, typer.Option(help=f"auto, {', '.join(BACKENDS)}.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16, int8.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of one engine.", show_default="the engine's choice")
+        int | None, typer.Option(min=1, help="Threads of one engine.", show_default="1; all cores for one worker")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Labels whose scores are drawn.")] = 5,
     early_exit: Annotated[
         bool, typer.Option("--early-exit", help="Skip the local branch where the global scores settle an image.")
     ] = False,
 ) -> None:
-    """Predict the labels of images."""
-    paths = list_images(source)
-    pictures = _picture_paths(paths, out) if draws else {}
+    """Predict the labels of images, of a video, of a camera or of a stream.
+
+    Ctrl-C, or SIGTERM, ends it after the frame at hand; files are finished with what they have. The exit code is then 0
+    for a live source and 130 (143) for any other. Else it is 1 if any image of a source that is not live failed.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may not be printable
         sys.stdout.reconfigure(errors="backslashreplace")
-    table = Table("file", "labels", "ms", box=None, pad_edge=False, header_style="bold")
-    table.columns[0].overflow = "fold"
-    table.columns[2].justify = "right"
-    errors = []
-
-    with (
-        _interrupts() as check_interrupt,
-        Pipeline.load(bundle, backend, precision, threads, early_exit) as pipeline,
-        _progress(as_json) as progress,
-    ):
-        predictions = pipeline.predict_files(paths, batch)
-        for path, prediction in progress.track(
-            zip(paths, predictions, strict=True), total=len(paths), description="predicting"
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is told once, in our words
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    notes: list[Callable[[str], None]] = []
+    with interrupts() as check_interrupt, contextlib.ExitStack() as stack:
+        opened = open_source(source, every, Retry(tries=tries), lambda text: notes[0](text))
+        stack.callback(opened.close)
+        display = Display("images" if opened.images else "frames", _smaller(opened.total, frames), not as_json)
+        notes.append(display.note)
+        pictures = [Pictures(out, opened.images, top)] if draws else []
+        goal: Goal = "latency" if opened.live or opened.total == 1 else "throughput"
+        use = decide_threads(goal, backend, threads, workers)
+        if use.workers > 1:  # else OpenCV's threads and the workers would fight over the cores
+            cv2.setNumThreads(1)
+        stack.enter_context(display.progress)
+        pipeline = stack.enter_context(Pipeline.load(bundle, backend, precision, use.engine, early_exit))
+        outputs: list[Output] = [JsonLines()] if as_json else []
+        for path, kind in (
+            (jsonl, JsonLines),
+            (csv, lambda path: Csv(path, pipeline.labels)),
+            (video, lambda path: DrawnVideo(path, fps or opened.fps or 25.0, top)),
         ):
-            check_interrupt()
-            if as_json:
-                print(json.dumps(prediction.to_json(), allow_nan=False), flush=True)
-            else:
-                table.add_row(*_row(prediction))
-            if prediction.error is not None:
-                errors.append(prediction.error)
-            elif draws:
+            if path is not None:
+                _check_not_source(path, opened)
+                outputs.append(kind(path))
+                stack.callback(outputs[-1].close)
+
+        not_drawn = 0
+
+        def write(image: NDArray[np.uint8] | None, prediction: Prediction) -> None:
+            nonlocal not_drawn
+            for output in outputs:
+                output.write(image, prediction)
+            for output in pictures:
                 try:
-                    _save_picture(pictures[path], prediction, top)
-                except GlocalError as error:
-                    errors.append(str(error))
-    if not as_json:
-        Console(highlight=False).print(table)
-    for message in errors:
-        print(message, file=sys.stderr)
-    if errors:
-        print(f"{len(errors)} of {len(paths)} images failed.", file=sys.stderr)
+                    output.write(image, prediction)
+                except GlocalError as error:  # the others may fit
+                    not_drawn += 1
+                    display.note(str(error))
+
+        if batch is None:
+            batch = 1 if opened.live or pipeline.backend == "onnxruntime" else 8
+        check_interrupt()
+        display.start()
+        stream = stack.enter_context(
+            pipeline.stream(opened, batch, max_wait_ms, workers=workers, drop=drop, on_frame=write)
+        )
+        with asked_to_end(stream.stop) as asked:
+            try:
+                for done, prediction in enumerate(stream, 1):
+                    display.show(prediction, stream.stats)
+                    if done == frames:
+                        break
+                stream.close()
+            except SourceError:  # after hours, perhaps
+                display.finish(stream.stats)
+                raise
+    display.finish(stream.stats)
+    if asked and not opened.live:
+        raise typer.Exit(128 + asked[0])
+    if (stream.stats.failed and not opened.live) or not_drawn:
         raise typer.Exit(1)
 
 
@@ -111,77 +169,11 @@ def main_with_errors(app: typer.Typer) -> None:
         sys.exit(1)
 
 
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], None]]:
-    """A check that ends the work after Ctrl-C.
-
-    Python raises KeyboardInterrupt wherever it happens to be, and drops it in a finaliser or a weak reference's
-    callback; the check raises it again.
-    """
-    seen = False
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal seen
-        seen = True
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if seen:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _smaller(total: int | None, frames: int | None) -> int | None:
+    return min((number for number in (total, frames) if number is not None), default=None)
 
 
-def _progress(as_json: bool) -> Progress:
-    """A progress bar on the terminal, not where it would mix with the JSON lines."""
-    console = Console(stderr=True)
-    hidden = not console.is_terminal or (as_json and sys.stdout.isatty())
-    # Left to its default, rich would send what is printed to the bar's stream.
-    return Progress(console=console, transient=True, disable=hidden, redirect_stdout=False, redirect_stderr=False)
-
-
-def _row(prediction: Prediction) -> tuple[Text, Text, Text]:
-    source = Text(prediction.source)
-    if prediction.error is not None:
-        return source, Text("failed", style="red"), Text("")
-    scores = dict(zip(prediction.classes, prediction.scores.tolist(), strict=True))
-    labels = Text(", ").join(Text.assemble((label, "bold"), f" {scores[label]:.2f}") for label in prediction.labels)
-    if not prediction.labels:
-        best = max(scores, key=lambda label: scores[label])
-        labels = Text(f"none (highest: {best} {scores[best]:.2f})", style="dim")
-    return source, labels, Text(f"{prediction.timings['total']:.1f}")
-
-
-def _picture_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where the picture of each image goes: no two in one file, none over a source."""
-    folder = paths[0].parent
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file.", fix="Name a folder with --out.")
-    if out.resolve() == folder.resolve():
-        fix = "Name another folder with --out."
-        raise UsageError(f"The pictures would stand among the images in {out}.", fix=fix)
-    chosen: dict[Path, Path] = {}
-    taken: set[str] = set()
-    for path in paths:
-        # a.jpg gives a.jpg, and a.png beside it a.png.jpg
-        name = path.stem if path.stem.casefold() not in taken else path.name
-        number = 2
-        while name.casefold() in taken:
-            name = f"{path.name}-{number}"
-            number += 1
-        taken.add(name.casefold())
-        chosen[path] = out / f"{name}.jpg"
-    return chosen
-
-
-def _save_picture(path: Path, prediction: Prediction, top: int) -> None:
-    picture = draw(read_image(prediction.source), prediction, top)
-    try:
-        write_atomically(path, encode_jpeg(picture))
-    except OSError as error:
-        fix = "Free space, or name another folder with --out."
-        raise GlocalError(f"{path} cannot be written.", found=str(error), fix=fix) from error
+def _check_not_source(path: Path, source: Source) -> None:
+    """An output must not replace what is being read."""
+    if path.resolve() in {Path(source.name).resolve(), *(image.resolve() for image in source.images)}:
+        raise UsageError(f"{path} is what is read.", fix="Name another file.")

@@ -34,6 +34,10 @@ class ImageError(GlocalError):
     """An image that cannot be read, or that is not what an image should be."""
 
 
+class SourceError(GlocalError):
+    """A video, camera or stream that cannot be opened, or that was lost for good."""
+
+
 class BundleError(GlocalError):
     """A bundle that is incomplete, changed, or of another schema version."""
 

@@ -224,6 +224,19 @@ def list_images(source: str | os.PathLike[str]) -> list[Path]:
     return paths
 
 
+def starts_like_image(path: Path) -> bool:
+    """Whether a file's first bytes are those of an image format that is read here.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return _decoder_of(file.read(16)) is not None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read.", found=str(error), fix="Check the path and its rights.") from error
+
+
 def _decoder_of(data: bytes) -> type[ImageFile.ImageFile] | None:
     if data.startswith(b"\xff\xd8\xff"):
         return Jpeg.JpegImageFile

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,13 +14,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import Engines, GlobalOutputs, choose, open_engines
+from .backends import Backend, Engines, GlobalOutputs, choose, open_engines
 from .bundle import Bundle
 from .early_exit import decided, exit_thresholds, spread
 from .errors import EngineError, ImageError, UsageError
+from .fusion import fuse, sigmoid
 from .images import check_image, read_image, resize
-from .manifest import Fusion, Manifest, Precision
+from .manifest import Manifest, Precision
 from .prediction import Prediction, Region
+from .sources import AnySource, open_source
+from .stream import Decoded, Stream
+from .threads import Goal, decide_threads, usable_cores
 
 if TYPE_CHECKING:
     from .selector import Regions, RegionSelector
@@ -44,12 +49,14 @@ class _Item:
 class Pipeline:
     """A model loaded from a bundle, ready to predict. Close it, or use it in a ``with`` statement.
 
-    One thread at a time may use it.
+    One thread at a time may use it; what the threads of a stream use of it is safe for them.
 
     Attributes:
         labels: The N labels, in the order of a prediction's scores.
         input_size: (height, width) to which images are resized, pixels.
         precision: The precision of the engines.
+        backend: What runs the graphs.
+        threads: Threads of one engine on the CPU; None where the engine library chose.
         thresholds: (N,) float32, fused scores from which a label is given.
     """
 
@@ -58,17 +65,21 @@ class Pipeline:
         manifest: Manifest,
         precision: Precision,
         engines: Engines,
-        selector: RegionSelector,
+        selector: Callable[[NDArray[np.float32], NDArray[np.float32]], Regions],
+        backend: Backend = "onnxruntime",
+        threads: int | None = None,
         early_exit: tuple[float, float] | None = None,
     ) -> None:
         self.labels = manifest.labels
         self.input_size = manifest.input_size
         self.precision = precision
         self.thresholds = np.array(manifest.thresholds[precision], dtype=np.float32)
+        self.backend, self.threads = backend, threads
         self._fusion = manifest.fusion
         self._selector = selector
         self._early_exit = early_exit
         self._engines: Engines | None = engines
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 
     @classmethod
     def load(
@@ -103,7 +114,8 @@ class Pipeline:
         chosen_backend, chosen = choose(bundle, backend, precision)
         thresholds = exit_thresholds(bundle, chosen) if early_exit else None
         engines = open_engines(bundle, chosen_backend, chosen, threads)
-        return cls(bundle.manifest, chosen, engines, selector_of(bundle.manifest), thresholds)
+        selector = selector_of(bundle.manifest)
+        return cls(bundle.manifest, chosen, engines, selector, chosen_backend, threads, thresholds)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -114,7 +126,9 @@ class Pipeline:
         self.close()
 
     def close(self) -> None:
-        """Free the engines. Closing twice is fine."""
+        """Free the engines, after ending the streams that still run; their consumers get an error. Twice is fine."""
+        for stream in list(self._streams):
+            stream.close(UsageError("The pipeline was closed while a stream ran.", fix="Close the stream first."))
         if self._engines is not None:
             self._engines.close()
             self._engines = None
@@ -161,6 +175,57 @@ class Pipeline:
         self._check_use(batch)
         return self._predict((self._prepare_file(path) for path in paths), batch)
 
+    def stream(
+        self,
+        source: AnySource,
+        batch: int = 1,
+        max_wait_ms: float | None = None,
+        workers: int | None = None,
+        readers: int | None = None,
+        drop: bool | None = None,
+        on_frame: Callable[[NDArray[np.uint8] | None, Prediction], None] | None = None,
+    ) -> Stream:
+        """Predict the frames of a source as they come; reading and the stages of several batches overlap.
+
+        Args:
+            source: Images, a folder, a video, a camera, a URL or an iterable, see `glocal.runtime.sources.open_source`;
+                open it with that function to choose how often a lost camera is tried.
+            batch: Frames that go through the engines at a time, at most.
+            max_wait_ms: How long a frame waits for its batch to fill; by default 20 ms for a live source, 200 else.
+            workers: Batches that are predicted at once; by default as many as the cores have room for
+                (`glocal.runtime.threads.decide_threads`): load the pipeline with ``threads=1`` to have one per core.
+            readers: Threads that decode; by default 1 for a video, a camera or a URL, which allow no more, else as
+                many as workers.
+            drop: Whether to give up the oldest waiting frames when frames come faster than they are predicted or taken;
+                by default only those of a live source. If not, the source waits.
+            on_frame: Called with each source image, None for one that failed, and its prediction, in order, in the
+                thread that takes the predictions, before it gets them.
+
+        Returns:
+            One prediction per frame, in the order of the source; a frame that cannot be decoded has its error. Close
+            it, or use it in a ``with`` statement.
+
+        Raises:
+            UsageError: The pipeline is closed, or an argument is wrong.
+            SourceError: The source cannot be opened.
+        """
+        self._check_use(batch)
+        opened = open_source(source)
+        goal: Goal = "latency" if opened.live else "throughput"
+        stream = Stream(
+            opened,
+            self._predict_decoded,
+            self.labels,
+            batch=batch,
+            max_wait_ms=max_wait_ms,
+            workers=decide_threads(goal, self.backend, self.threads or usable_cores(), workers).workers,
+            readers=readers,
+            drop=drop,
+            on_frame=on_frame,
+        )
+        self._streams.add(stream)
+        return stream
+
     def _opened(self) -> Engines:
         if self._engines is None:
             raise UsageError("The pipeline is closed.", fix="Load it again, or predict before closing it.")
@@ -190,9 +255,15 @@ class Pipeline:
 
     def _predict(self, items: Iterator[_Item | Prediction], batch: int) -> Iterator[Prediction]:
         while chunk := list(itertools.islice(items, batch)):
-            predicted = iter(self._predict_good([item for item in chunk if isinstance(item, _Item)]))
-            for item in chunk:
-                yield item if isinstance(item, Prediction) else next(predicted)
+            yield from self._predict_chunk(chunk)
+
+    def _predict_chunk(self, chunk: Sequence[_Item | Prediction]) -> list[Prediction]:
+        predicted = iter(self._predict_good([item for item in chunk if isinstance(item, _Item)]))
+        return [item if isinstance(item, Prediction) else next(predicted) for item in chunk]
+
+    def _predict_decoded(self, images: Sequence[Decoded]) -> list[Prediction]:
+        """Predict a batch of a stream. Threads may call it at once: they may the engines and the selector."""
+        return self._predict_chunk([self._prepare(array, source, ms) for array, source, ms in images])
 
     def _predict_good(self, items: list[_Item]) -> list[Prediction]:
         if not items:
@@ -213,11 +284,11 @@ class Pipeline:
         rows = self._undecided(outputs.logits)
         regions = self._select(outputs, rows) if len(rows) else None
         times.append(time.perf_counter())
-        logits = self._local_logits(engines, outputs, regions, rows) if regions else None
+        logits = self._local_logits(engines, outputs, regions, rows) if regions is not None else None
         times.append(time.perf_counter())
         global_scores = sigmoid(outputs.logits)
         scores, local_scores, found = global_scores, {}, {}
-        if regions and logits is not None:
+        if regions is not None and logits is not None:
             scores = global_scores.copy()
             scores[rows] = fuse(outputs.logits[rows], logits, self._fusion)
             local_scores = dict(zip(rows.tolist(), sigmoid(logits), strict=True))
@@ -303,24 +374,6 @@ def selector_of(manifest: Manifest) -> RegionSelector:
     settings = manifest.selector
     shift = np.array(settings.shift, dtype=np.float32)
     return RegionSelector(shift, settings.k_s, settings.k_e, settings.zetas, settings.rank)
-
-
-def fuse(global_logits: NDArray[np.float32], local_logits: NDArray[np.float32], fusion: Fusion) -> NDArray[np.float32]:
-    """Fused scores from the logits of both branches, of any one shape (section 3.5)."""
-    if fusion == "logit":
-        return sigmoid(_mean(global_logits, local_logits))
-    return _mean(sigmoid(global_logits), sigmoid(local_logits))
-
-
-def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities of logits of any shape; nothing overflows, and small probabilities keep their digits."""
-    power = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, np.float32(1), power) / (1 + power)
-
-
-def _mean(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    half = np.float32(0.5)
-    return one * half + other * half  # each halved first, because the sum of two finite logits may not be finite
 
 
 def _ms(start: float) -> float:

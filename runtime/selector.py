@@ -15,8 +15,7 @@ import functools
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,22 +23,42 @@ import numpy.typing as npt
 from .errors import GlocalError
 
 _FLOAT32, _INT32 = np.dtype(np.float32), np.dtype(np.int32)
-_scratch = threading.local()  # of the calling thread, so that threads may share one selector
 
 
 class SelectorError(GlocalError, ValueError):
     """Class maps, logits or parameters that regions cannot be selected from."""
 
 
+class _Scratch(threading.local):
+    """Scratch space of the calling thread, so that threads may share one selector, and the sizes it last served."""
+
+    needs = (0, 0, 0, 0)
+    block: npt.NDArray[np.float64] = np.empty(0)
+
+
+_scratch = _Scratch()
+
+
 @functools.cache
-def _kernel() -> Callable[..., bool]:
+def _kernel() -> Any:  # Numba's dispatcher
     from ._components import compile_select  # Numba takes long to import, and many importers never select
 
     return compile_select()
 
 
-@dataclass(frozen=True, eq=False)
-class Regions:
+@functools.cache
+def _compiled() -> Callable[..., bool]:
+    """The kernel behind Numba's dispatcher, which would look up the types of all arguments at each call.
+
+    The compiled function trusts them: arrays of another type would be misread.
+    """
+    kernel = _kernel()
+    if not hasattr(kernel, "get_overload"):  # with NUMBA_DISABLE_JIT=1 it is a Python function
+        return kernel
+    return kernel.get_overload(kernel.signatures[0])
+
+
+class Regions(NamedTuple):
     """The boxes selected for a batch, each once, in the order in which they were first proposed.
 
     Slots from ``n`` on are unused: box, count, variant and energy 0, category -1.
@@ -125,7 +144,7 @@ class RegionSelector:
         self.k_o = self.k_s * self.k_e * (1 + len(self.zetas))
         with np.errstate(over="ignore"):  # an infinite step leaves no cell active, as it should
             self._steps = np.asarray(self.zetas, np.float32)[:, np.newaxis] * self.shift
-        _kernel()
+        _compiled()
 
     def __call__(self, class_maps: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> Regions:
         """Select the regions of a batch.
@@ -150,9 +169,9 @@ class RegionSelector:
         boxes = np.empty((batch, self.k_o, 4), _INT32)
         counts, categories, variants = np.empty(slots, _INT32), np.empty(slots, _INT32), np.empty(slots, _INT32)
         energies, n = np.empty(slots, _FLOAT32), np.empty(batch, _INT32)
-        ints, floats = _scratch_for(height, width, self.k_s, self.k_e)
-        finite = _kernel()(
-            maps, logits, self._steps, self.k_s, self.k_e, self._by_area, ints, floats,
+        scratch = _scratch_for(height, width, self.k_s, self.k_e)
+        finite = _compiled()(
+            maps, logits, self._steps, self.k_s, self.k_e, self._by_area, scratch,
             boxes, counts, categories, variants, energies, n,
         )  # fmt: skip
         if not finite:
@@ -160,17 +179,17 @@ class RegionSelector:
         return Regions(boxes, counts, categories, variants, energies, n, (height, width))
 
 
-def _scratch_for(height: int, width: int, k_s: int, k_e: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+def _scratch_for(height: int, width: int, k_s: int, k_e: int) -> npt.NDArray[np.float64]:
     """This thread's scratch space, which only grows."""
     needs = (height, width, k_s, k_e)
-    if getattr(_scratch, "needs", None) != needs:
-        from ._components import scratch_sizes
+    if _scratch.needs != needs:
+        from ._components import scratch_size
 
-        ints, floats = scratch_sizes(*needs)
-        if not hasattr(_scratch, "needs") or _scratch.ints.size < ints or _scratch.floats.size < floats:
-            _scratch.ints, _scratch.floats = np.empty(ints, np.int32), np.empty(floats, np.float64)
+        size = scratch_size(*needs)
+        if _scratch.block.size < size:
+            _scratch.block = np.empty(size)
         _scratch.needs = needs
-    return _scratch.ints, _scratch.floats
+    return _scratch.block
 
 
 def _checked_array(name: str, value: npt.NDArray[np.float32], ndim: int) -> npt.NDArray[np.float32]:

@@ -42,6 +42,7 @@ class OnnxRuntimeEngines:
         threads: Threads within one operator on the CPU; None leaves the choice to ONNX Runtime.
         backend: ``onnxruntime`` for the CPU, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt`` for ONNX Runtime's GPU
             providers, which leave the features on the device.
+        spinning: As for `open_session`; to measure with.
 
     Attributes:
         input_size: (height, width) of the images, pixels.
@@ -53,21 +54,17 @@ class OnnxRuntimeEngines:
     """
 
     def __init__(
-        self, global_graph: bytes, local_graph: bytes, threads: int | None = None, backend: str = "onnxruntime"
+        self,
+        global_graph: bytes,
+        local_graph: bytes,
+        threads: int | None = None,
+        backend: str = "onnxruntime",
+        spinning: bool = False,
     ) -> None:
-        provider = _available(backend)
-        options = ort.SessionOptions()
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 4  # every error is also raised
-        # A session's idle threads spin for a while, and take the cores from the other session, whose turn it is: the
-        # pair of a ResNet-101 was a sixth slower, and its local graph took 1.7 times as long.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self._run = _run if provider.device == "cpu" else _Bound(provider.device)
-        self._global = _open(global_graph, options, "global", provider)
-        self._local = _open(local_graph, options, "local", provider)
+        device = _available(backend).device
+        self._run = _run if device == "cpu" else _Bound(device)
+        self._global = open_session(global_graph, "global", threads, backend, spinning)
+        self._local = open_session(local_graph, "local", threads, backend, spinning)
         self.input_size, self.labels = check_graphs(
             _bindings(self._global.get_inputs()),
             _bindings(self._global.get_outputs()),
@@ -127,7 +124,32 @@ def _available(backend: str) -> _Provider:
     return provider
 
 
-def _open(graph: bytes, options: ort.SessionOptions, name: str, provider: _Provider) -> ort.InferenceSession:
+def open_session(
+    graph: bytes, name: str, threads: int | None = None, backend: str = "onnxruntime", spinning: bool = False
+) -> ort.InferenceSession:
+    """A session with the options that both graphs run with.
+
+    Args:
+        graph: A serialised ONNX model without external data.
+        name: What to call the graph in errors.
+        threads: Threads within one operator on the CPU; None leaves the choice to ONNX Runtime.
+        backend: One of `PROVIDERS`.
+        spinning: Let the session's idle threads spin on when a run has ended, which is ONNX Runtime's default.
+
+    Raises:
+        UsageError: ONNX Runtime has no such provider here.
+        BundleError: The graph cannot be loaded.
+    """
+    provider = _available(backend)
+    options = ort.SessionOptions()
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4  # every error is also raised
+    # Threads that spin on take the cores from the other session, whose turn it is: the pair of a ResNet-101 was a
+    # sixth slower, and its local graph took 1.7 times as long (`glocal bench threads`).
+    options.add_session_config_entry("session.force_spinning_stop", "0" if spinning else "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
     try:
         session = ort.InferenceSession(graph, options, providers=[provider.name, *provider.others])
     except Exception as error:  # ONNX Runtime's exceptions have no common class

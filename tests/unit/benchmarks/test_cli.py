@@ -49,10 +49,10 @@ def test_bad_data_exits_with_1(glocal, tmp_path):
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_a_file_that_cannot_be_written_is_an_error_without_a_traceback(glocal, tiny_bundle, tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error_without_a_traceback(glocal, exported, tmp_path):
     (tmp_path / "file").touch()
-    options = ["--backend", "onnxruntime", "--batch", "1", "--rounds", "1"]
-    code, error = glocal("bench", "engines", str(tiny_bundle), *options, "--json", str(tmp_path / "file" / "x.json"))
+    options = ["--backend", "onnxruntime", "--precision", "fp32", "--batch", "1", "--rounds", "1"]
+    code, error = glocal("bench", "latency", str(exported.path), *options, "--json", str(tmp_path / "file" / "x.json"))
     assert code == 1
     assert str(tmp_path / "file") in error
 

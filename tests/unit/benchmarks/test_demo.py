@@ -50,6 +50,9 @@ def test_startup_is_measured_in_fresh_processes(out, tmp_path):
     assert list(report["seconds"]) == list(STEPS)
     assert all(0 < value < 120 for (value,) in report["seconds"].values())
     assert "cores" in report["machine"]
+    assert report["benchmark"] == "startup"
+    assert report["model"]["labels"] == 10
+    assert report["loaded"] in (True, False)
 
 
 def test_a_folder_in_use_is_refused(out):

@@ -29,24 +29,26 @@ def run(out, **settings):
     return done, {row["step"]: row for row in json.loads((out / "steps.json").read_text())}
 
 
-def test_a_given_bundle_on_the_cpu(tiny_bundle, tmp_path):
-    before = sorted(path.relative_to(tiny_bundle) for path in tiny_bundle.rglob("*"))
+def test_a_given_bundle_on_the_cpu(exported, tmp_path):
+    before = sorted(path.relative_to(exported.path) for path in exported.path.rglob("*"))
     done, steps = run(
         tmp_path / "out",
-        BUNDLE=str(tiny_bundle),
+        BUNDLE=str(exported.path),
         BACKENDS="onnxruntime",
         PRECISIONS="fp32",
         ROUNDS="3",
         MAX_BATCH="2",
     )
     out = tmp_path / "out"
-    assert [steps[name]["exit"] for name in ("doctor", "copy", "engines", "verify-onnxruntime")] == [0, 0, 0, 0], done
+    assert [steps[name]["exit"] for name in ("doctor", "copy", "latency", "verify-onnxruntime")] == [0, 0, 0, 0], done
     assert json.loads((out / "doctor.json").read_text())["backends"]["onnxruntime"]["ready"]
-    results = json.loads((out / "engines.json").read_text())["results"]
-    assert [(row["backend"], row["batch"]) for row in results] == [("onnxruntime", 1), ("onnxruntime", 2)]
+    results = json.loads((out / "latency.json").read_text())["results"]
+    single = [(row["backend"], row["batch"]) for row in results if row["precision"] == "fp32"]
+    assert single == [("onnxruntime", 1), ("onnxruntime", 2)]
     assert json.loads((out / "verify.json").read_text())["onnxruntime"]
     assert "onnxruntime fp32 batch 1: p50" in done.stdout
-    assert sorted(path.relative_to(tiny_bundle) for path in tiny_bundle.rglob("*")) == before
+    assert "of the plain backbone's" in done.stdout
+    assert sorted(path.relative_to(exported.path) for path in exported.path.rglob("*")) == before
     texts = [path.read_text() for path in out.iterdir()]
     assert len(texts) <= 8
     assert not any(str(tmp_path) in text or str(SCRIPT.parents[1]) in text for text in texts)
@@ -61,7 +63,7 @@ def test_late_and_failed_steps_do_not_stop_the_rest(tiny_bundle, tmp_path):
     assert steps["copy"]["exit"] == 0
     assert [name for name in steps if name.startswith("plan")] == ["plan-tensorrt-fp32", "plan-tensorrt-fp16"]
     assert steps["plan-tensorrt-fp32"]["exit"] == 124
-    assert steps["doctor"]["exit"] == steps["engines"]["exit"] == steps["verify-tensorrt"]["exit"] == 3
+    assert steps["doctor"]["exit"] == steps["latency"]["exit"] == steps["verify-tensorrt"]["exit"] == 3
     summary = (tmp_path / "out" / "summary.txt").read_text()
     assert "late" in summary
     assert "FAILED" in summary

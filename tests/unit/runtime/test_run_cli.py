@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import pytest
-from glocal.runtime import cli
 from glocal.runtime.cli import run as command
 from glocal.runtime.cli import run_app
+from glocal.runtime.interrupts import interrupts
 from PIL import Image
 from tiny_model import painted
 
@@ -74,7 +76,7 @@ def test_the_table_names_files_labels_and_scores(run: Callable[..., Done], tiny_
     lines = [line for line in done.out.splitlines() if "b [1].png" in line]
     assert len(lines) == 1
     assert "red 0." in lines[0]
-    assert done.err == ""
+    assert re.fullmatch(r"3 images in \d+\.\d s, \d+\.\d a second\n", done.err)
 
 
 def test_pictures_do_not_overwrite_each_other(
@@ -140,6 +142,18 @@ def test_a_changed_bundle_exits_with_1(run: Callable[..., Done], tiny_bundle: Pa
     assert "Traceback" not in done.err
 
 
+def test_opencv_gets_one_thread_where_there_are_several_workers(
+    run: Callable[..., Done], tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(cv2, "setNumThreads", asked.append)
+    assert run(tiny_bundle, photos, "--workers", 1).code == 0
+    assert run(tiny_bundle, photos / "a.png").code == 0
+    assert asked == []
+    assert run(tiny_bundle, photos, "--workers", 2).code == 0
+    assert asked == [1]
+
+
 def many(photos: Path) -> Path:
     for index in range(400):
         os.link(photos / "a.png", photos / f"{index}.png")
@@ -174,7 +188,7 @@ def test_an_interrupt_that_python_drops_is_raised_again() -> None:
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with cli._interrupts() as check:
+    with interrupts() as check:
         check()
         Finalised()  # its KeyboardInterrupt goes no further than __del__
         with pytest.raises(KeyboardInterrupt):

@@ -338,6 +338,15 @@ def test_wrong_parameters_are_refused(arguments, found):
         RegionSelector(**{"shift": [1.0, 1.0], **arguments})
 
 
+def test_the_rules_hold_without_compilation():
+    code = (
+        "import numpy as np; from glocal.runtime.selector import RegionSelector; maps = np.ones((1, 1, 2, 3), 'f');"
+        "print(RegionSelector([1.0], 1, 1, (), 'area')(maps, maps[:, :, 0, 0]).boxes.tolist())"
+    )
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment) == "[[[0, 0, 3, 2]]]\n"
+
+
 CHILD = """
 import sys
 from glocal.runtime import selector

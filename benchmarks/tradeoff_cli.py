@@ -71,7 +71,7 @@ def _show(console: Console, report: Report) -> None:
     from .tradeoff import pareto
 
     table = Table("bundle", box=None, pad_edge=False, header_style="bold")
-    for name in ("mAP %", "OF1 %", "mean ms", "ratio", "p50 ms", "its 95 %", "boxes", "exits %"):
+    for name in ("mAP %", "OF1 %", "mean ms", "p50 ms", "its 95 %", "boxes", "exits %"):
         table.add_column(name, justify="right", no_wrap=True)
     best = pareto(report["results"])
     for row in report["results"]:
@@ -81,7 +81,6 @@ def _show(console: Console, report: Report) -> None:
             f"{100 * row['mAP']:.2f}",
             f"{100 * row['OF1']:.2f}",
             f"{row['mean_ms']:.2f}",
-            f"{row['mean_ratio']:.2f}",
             f"{row['p50_ms']:.2f}",
             f"{low:.2f}-{high:.2f}",
             f"{row['boxes']:.1f}",
@@ -90,7 +89,7 @@ def _show(console: Console, report: Report) -> None:
         )
     console.print(table)
     console.print(
-        "bold: no other point is as fast and as accurate; ratio: of means, to the first point; "
+        "bold: no other point is as fast and as accurate; with exits: a point with an early exit; "
         f"scores and exits of {report['images']} images, times of {report['timed_images']} photos",
         markup=False,
     )

@@ -67,7 +67,7 @@ def early_exit(
         facts |= {"results": {kind: asdict(one) for kind, one in found.items()}}
         write_atomically(json_file, (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode())
     _show(Console(), found)
-    print(f"wrote the thresholds into {bundle}")
+    print(f"wrote the thresholds into {bundle}; other images may lose more: see glocal evaluate --early-exit")
 
 
 def _fit(

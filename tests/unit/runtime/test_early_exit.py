@@ -116,6 +116,14 @@ def test_the_batch_does_not_change_the_result(leaving: Path, batch: int) -> None
         np.testing.assert_allclose(one.local_scores, other.local_scores, rtol=1e-6)
 
 
+def test_a_stream_exits_early_too(leaving: Path) -> None:
+    with (
+        Pipeline.load(leaving, threads=1, early_exit=True) as pipeline,
+        pipeline.stream([CLEAR, VAGUE, CLEAR], batch=2) as stream,
+    ):
+        assert [one.exited for one in stream] == [True, False, True]
+
+
 def test_values_that_are_not_finite_never_count_as_decided(write_tiny: Callable[..., Path]) -> None:
     bundle = write_tiny({"fp32/global.onnx": graph(black_is_nan(GLOBAL))}, early_exit=EXIT)
     with Pipeline.load(bundle, early_exit=True) as pipeline:

@@ -9,6 +9,7 @@ import typer
 
 from ..export.calibrate_cli import calibrate
 from ..export.cli import ListCommand, export, verify
+from ..export.early_exit_cli import early_exit
 from ..runtime.cli import main_with_errors, run
 from ..runtime.doctor_cli import doctor
 from ..train.ablate_cli import ablate
@@ -23,6 +24,7 @@ from .soak import main as bench_soak
 from .startup import startup
 from .stream import stream
 from .threads import threads
+from .tradeoff_cli import tradeoff
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,12 +38,14 @@ for command in (train, evaluate, ablate, figure, calibrate, run, doctor, macs):
     app.command()(command)
 app.command(cls=ListCommand)(export)
 app.command(cls=ListCommand)(verify)
+app.command("early-exit", cls=ListCommand)(early_exit)
 bench.command("latency", cls=ListCommand)(latency)
 bench.command("peers")(peers)
 bench.command("report")(report)
 bench.command("selector")(bench_selector)
 bench.command("soak")(bench_soak)
 bench.command("startup")(startup)
+bench.command("tradeoff", cls=ListCommand)(tradeoff)
 bench.command("stream")(stream)
 bench.command("threads")(threads)
 

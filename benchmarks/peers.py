@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError, UsageError
+from ..runtime.fusion import fuse
 from ..runtime.images import read_image, resize
-from ..runtime.pipeline import Pipeline, fuse, selector_of
+from ..runtime.pipeline import Pipeline, selector_of
 from ..runtime.plans import graph_path
 from ..runtime.progress import note
 from . import record

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ..runtime.backends import Backend
 from ..runtime.bundle import Bundle
+from ..runtime.fusion import sigmoid
 from ..runtime.images import read_image, resize
 from ..runtime.manifest import Precision
-from ..runtime.pipeline import sigmoid
 from ..runtime.plans import graph_path
 from .plain_graph import plain_graph
 

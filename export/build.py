@@ -25,6 +25,7 @@ from ..train.model import GlocalNet
 from .compare import check, summary, worst
 from .extend import VERIFY_IMAGES, real_images
 from .graphs import RoiForm, check_exportable, export_global, export_local
+from .overrides import NAMES, Overrides, override
 from .products import convolutions_to_products, has_convolutions
 from .verify import verify_graphs
 
@@ -34,6 +35,7 @@ def build_bundle(
     out: str | Path,
     *,
     roi_form: RoiForm = "matmul",
+    overrides: Overrides | None = None,
     images: Path | None = None,
     allow: bool = False,
 ) -> Bundle:
@@ -47,20 +49,24 @@ def build_bundle(
         out: The bundle to write. A bundle that stands there is replaced, anything else is refused.
         roi_form: RoIAlign as the ONNX operator or as a product of matrices; the results are equal. TensorRT, which has
             the operator as a plugin only, always takes the product.
+        overrides: Settings to change. Weights and thresholds stay as they were trained and fitted with the others;
+            metrics of the training no longer hold and are left out.
         images: A photo or a folder of photos to compare on. Default: validation images of the training data, or,
             where these are not at hand, the photos that come with scikit-learn.
         allow: Write the bundle even if a graph differs by more than the tolerance; the manifest says by how much. One
             that gives values that are not finite is refused all the same.
 
     Raises:
-        UsageError: The checkpoint or the images do not exist, ``out`` is something else, or the network has one branch.
+        UsageError: The checkpoint or the images do not exist, ``out`` is something else, the network has one branch,
+            or the overrides do not fit it.
         CheckpointError: The checkpoint is unsafe or damaged.
         GlocalError: A graph differs from the network.
     """
     console = Console(stderr=True)
     loaded = load_model(checkpoint)
     check_exportable(loaded.model)
-    origin = _origin(loaded, roi_form)
+    changed = override(loaded.model, overrides or Overrides())
+    origin = _origin(loaded, roi_form) | {name: str(after) for name, (_, after) in changed.items()}
     kept = _unchanged(Path(out), origin)
     if kept is not None:
         note(f"{out}: fp32 graphs kept, nothing changed")
@@ -82,6 +88,10 @@ def build_bundle(
         **_fields(loaded, report, {**origin, "verified_on": real_name}),
     )
     note(f"{out}: fp32 graphs verified on {real_name}, {summary(report)}")
+    if changed:
+        text = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changed.items())
+        note(f"{out}: {text}; weights and thresholds were trained and fitted with other settings: see what it costs")
+        note(f"  with glocal evaluate {out} --data DIR")
     return bundle
 
 
@@ -119,8 +129,8 @@ def _unchanged(out: Path, origin: dict[str, str]) -> Bundle | None:
     except GlocalError:  # damaged, or of another version: it is written again
         return None
     # Neither Python nor the engine that verified decides what the graphs are.
-    decides = {name: value for name, value in origin.items() if name not in ("python", "onnxruntime")}
-    same = all(bundle.manifest.provenance.get(name) == value for name, value in decides.items())
+    decides = ({*origin} - {"python", "onnxruntime"}) | {*NAMES}
+    same = all(bundle.manifest.provenance.get(name) == origin.get(name) for name in decides)
     return bundle if same and "fp32" in bundle.manifest.precisions else None
 
 
@@ -134,6 +144,10 @@ def _origin(checkpoint: Checkpoint, roi_form: RoiForm) -> dict[str, str]:
         **{name: version(name) for name in packages},
         "roi_align": roi_form,
     }
+
+
+def _metrics(checkpoint: Checkpoint) -> dict[str, float]:
+    return {f"val/{name}": value for name, value in checkpoint.metrics.items()}
 
 
 def _fields(checkpoint: Checkpoint, report: dict[str, float], origin: dict[str, str]) -> dict[str, Any]:
@@ -151,7 +165,7 @@ def _fields(checkpoint: Checkpoint, report: dict[str, float], origin: dict[str, 
         },
         "fusion": config.fusion,
         "thresholds": {"fp32": checkpoint.thresholds or (0.5,) * len(config.classes)},
-        "metrics": {"fp32": {f"val/{name}": value for name, value in checkpoint.metrics.items()}},
+        "metrics": {"fp32": {} if {*NAMES} & {*origin} else _metrics(checkpoint)},
         "verification": {"fp32": report},
         "provenance": {**origin, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")},
     }

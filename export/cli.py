@@ -54,6 +54,14 @@ def export(
         Literal["matmul", "operator"] | None,
         typer.Option(help="RoIAlign as a matrix product, or as the ONNX operator.", show_default="matmul"),
     ] = None,
+    k_s: Annotated[
+        int | None,
+        typer.Option(min=1, help="Categories whose regions are looked at, per image.", show_default="as trained"),
+    ] = None,
+    k_e: Annotated[int | None, typer.Option(min=1, help="Regions per category.", show_default="as trained")] = None,
+    roi_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of a pooled region in cells.", show_default="as trained")
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -80,13 +88,14 @@ def export(
     On the device that will run it, give the bundle itself: plans are built there, without PyTorch.
     """
     from ..runtime.plans import PlanOptions
+    from .overrides import Overrides
     from .steps import export_bundle
 
     if opt_batch > max_batch:
         raise UsageError(
             f"--opt-batch {opt_batch} is more than --max-batch {max_batch}", fix="tune for a size it takes"
         )
-    backends = _chosen("--backend", backend or ["onnxruntime"], ("onnxruntime", *PLAN_BACKENDS))
+    backends = chosen("--backend", backend or ["onnxruntime"], ("onnxruntime", *PLAN_BACKENDS))
     plans = [name for name in PLAN_BACKENDS if name in backends]
     options = PlanOptions(
         max_batch=max_batch,
@@ -97,9 +106,10 @@ def export(
     bundle = export_bundle(
         source,
         out,
-        _chosen("--precision", precision or ["fp32"], get_args(Precision)),
+        chosen("--precision", precision or ["fp32"], get_args(Precision)),
         plans,
         roi_form=roi_align,
+        overrides=Overrides(k_s, k_e, roi_size),
         images=images,
         allow=allow,
         options=options,
@@ -136,8 +146,8 @@ def verify(
     from .report import print_comparisons
     from .steps import verify_all
 
-    backends = _chosen("--backend", backend, BACKENDS) if backend else None
-    precisions = _chosen("--precision", precision, get_args(Precision)) if precision else None
+    backends = chosen("--backend", backend, BACKENDS) if backend else None
+    precisions = chosen("--precision", precision, get_args(Precision)) if precision else None
     found = verify_all(bundle, checkpoint, backends, precisions, images)
     print_comparisons(Console(), str(bundle), found)
     if json_file:
@@ -154,7 +164,7 @@ def _finite(report: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in report.items()}
 
 
-def _chosen(option: str, values: list[str], allowed: tuple[T, ...]) -> list[T]:
+def chosen(option: str, values: list[str], allowed: tuple[T, ...]) -> list[T]:
     """The values of an option, in the order of what it allows: typer has no lists of choices."""
     for value in values:
         if value not in allowed:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ..runtime.backends import Engines
 from ..runtime.backends import GlobalOutputs as EngineOutputs
 from ..runtime.errors import GlocalError
+from ..runtime.fusion import fuse
 from ..runtime.manifest import Fusion, Precision
-from ..runtime.pipeline import fuse
 from ..runtime.selector import RegionSelector
 
 GLOBAL_OUTPUTS = ("logits", "class_maps", "features", "global_feature")

@@ -46,7 +46,8 @@ def build_plans(
         bundle: The bundle; plans are written into its ``plans`` folder.
         backend: ``tensorrt``, or ``tensorrt_rtx``, which can build without a GPU.
         precisions: Which precisions.
-        options: Sizes, limits and compatibility; at least as many boxes are taken as the bundle's selector proposes.
+        options: Sizes, limits and compatibility. Plans take as many boxes as the bundle's selector proposes, or
+            ``max_boxes`` where that is given and more.
         timing_cache: See `glocal.export.tensorrt.build_plan`.
         allow: Likewise.
 
@@ -63,7 +64,8 @@ def build_plans(
     options = options or PlanOptions()
     selector = bundle.manifest.selector
     most = selector.k_s * selector.k_e * (1 + len(selector.zetas))  # what the runtime may ask for
-    options = options.model_copy(update={"max_boxes": max(options.max_boxes, most)})
+    asked = options.max_boxes if "max_boxes" in options.model_fields_set else 0
+    options = options.model_copy(update={"max_boxes": max(asked, most)})
     for precision in precisions:
         sources(bundle, precision)  # before any long work
     library, device = load_library(backend), gpu()

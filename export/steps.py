@@ -20,6 +20,7 @@ from ..runtime.plans import GRAPHS, Plan, PlanOptions, list_plans, record_verifi
 from ..runtime.progress import note
 from .compare import check, summary
 from .extend import Comparison, add_half, real_images, verify_bundle
+from .overrides import Overrides, override, overrides_of
 from .plans import build_plans
 from .tensorrt import check_machine
 
@@ -34,6 +35,7 @@ def export_bundle(
     plan_backends: Sequence[PlanBackend],
     *,
     roi_form: RoiForm | None = None,
+    overrides: Overrides | None = None,
     images: Path | None = None,
     allow: bool = False,
     options: PlanOptions | None = None,
@@ -47,6 +49,7 @@ def export_bundle(
         precisions: Graphs to have, besides fp32. ``int8`` must be there already: it needs calibration.
         plan_backends: ``tensorrt`` and ``tensorrt_rtx``: which plans to build.
         roi_form: See `build.build_bundle`; a bundle keeps the form that it has.
+        overrides: Likewise.
         images: See `build.build_bundle`.
         allow: Likewise.
         options: Sizes, limits and compatibility of plans.
@@ -66,6 +69,10 @@ def export_bundle(
         raise UsageError(
             f"{source} is a bundle, whose form of RoIAlign stays", fix="give --roi-align with a checkpoint"
         )
+    if is_bundle and overrides not in (None, Overrides()):
+        raise UsageError(
+            f"{source} is a bundle, whose settings stay", fix="give --k-s, --k-e and --roi-size with a checkpoint"
+        )
     if not plan_backends and (timing_cache is not None or options not in (None, PlanOptions())):
         fix = "add --backend tensorrt or tensorrt_rtx, or leave out the options of plans"
         raise UsageError("there are options of plans, and no plans to build", fix=fix)
@@ -77,7 +84,8 @@ def export_bundle(
         from .build import build_bundle
 
         assert out is not None  # for mypy: checked above
-        bundle = build_bundle(source, out, roi_form=roi_form or "matmul", images=images, allow=allow)
+        form = roi_form or "matmul"
+        bundle = build_bundle(source, out, roi_form=form, overrides=overrides, images=images, allow=allow)
     checkpoint = None if is_bundle else source
     if "fp16" in precisions and "fp16" not in bundle.manifest.precisions:
         real, origin = _images_for(checkpoint, images)
@@ -146,6 +154,7 @@ def _verify_network(bundle: Bundle, checkpoint: Path, images: Sequence[NDArray[n
     digest = hashlib.sha256(loaded.path.read_bytes()).hexdigest()
     if digest != bundle.manifest.provenance.get("checkpoint_sha256"):
         raise UsageError(f"{bundle.path} was not made from {checkpoint}", fix="name the run that it came from")
+    override(loaded.model, overrides_of(bundle))
     report = verify_graphs(loaded.model, bundle.read("fp32/global.onnx"), bundle.read("fp32/local.onnx"), images)
     return Comparison("fp32", "onnx against PyTorch", report)
 

@@ -159,7 +159,7 @@ def drop_from_bundle(bundle: Bundle, precision: Precision) -> Bundle:
         OSError: The folder cannot be written.
     """
     fields = bundle.manifest.model_dump()
-    for name in ("thresholds", "metrics", "verification"):
+    for name in ("thresholds", "early_exit", "metrics", "verification"):
         fields[name].pop(precision, None)
     fields["provenance"] = {k: v for k, v in fields["provenance"].items() if not k.startswith(f"{precision}_")}
     gone = [relative for relative in bundle.manifest.files if relative.startswith(f"{precision}/")]

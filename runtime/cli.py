@@ -69,6 +69,9 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of one engine.", show_default="1; all cores for one worker")
     ] = None,
+    early_exit: Annotated[
+        bool, typer.Option("--early-exit", help="Skip the local branch where the global scores settle an image.")
+    ] = False,
 ) -> None:
     """Predict the labels of images, of a video, of a camera or of a stream.
 
@@ -92,7 +95,7 @@ def run(
         if use.workers > 1:  # else OpenCV's threads and the workers would fight over the cores
             cv2.setNumThreads(1)
         stack.enter_context(display.progress)
-        pipeline = stack.enter_context(Pipeline.load(bundle, backend, precision, use.engine))
+        pipeline = stack.enter_context(Pipeline.load(bundle, backend, precision, use.engine, early_exit))
         outputs: list[Output] = [JsonLines()] if as_json else []
         for path, kind in (
             (jsonl, JsonLines),

@@ -49,7 +49,8 @@ def draw(image: NDArray[np.uint8], prediction: Prediction, top: int = 5) -> NDAr
 
     Returns:
         (H', W', 3) uint8 RGB: the photo with the regions, one colour per label, and for each of the top
-        labels the global, local and fused score as bars; a tick marks the threshold.
+        labels the global, local and fused score as bars; a tick marks the threshold. An image that exited has no
+        local bar.
 
     Raises:
         ImageError: The array is no image.
@@ -163,11 +164,9 @@ def _draw_scores(
 
     small = ImageFont.load_default(11)
     start, end = left + 60, right - 38
-    scores = {
-        "global": prediction.global_scores[label],
-        "local": prediction.local_scores[label],
-        "fused": prediction.scores[label],
-    }
+    scores = {"global": prediction.global_scores[label], "fused": prediction.scores[label]}
+    if not prediction.exited:
+        scores = {"global": scores["global"], "local": prediction.local_scores[label], "fused": scores["fused"]}
     for index, (branch, score) in enumerate(scores.items()):
         middle = y + 29 + index * 15
         pen.text((left + 16, middle), branch, _FAINT, small, anchor="lm")

@@ -64,6 +64,8 @@ class Manifest(_Model):
         selector: Settings of the region selector.
         fusion: The fused score is the mean of the two ``probability`` values, or the probability of the mean ``logit``.
         thresholds: Per precision, (N,) fused scores from which a label is given.
+        early_exit: Per precision, (low, high) global scores between which no category of an image may lie for the
+            local engine to be skipped, see `glocal.runtime.early_exit`; empty where none were fitted.
         metrics: Per precision, figures of the fused scores, such as mAP.
         verification: Per precision, largest differences between the graphs and the model they come from.
         files: sha256 of each file, by its relative POSIX path.
@@ -78,6 +80,7 @@ class Manifest(_Model):
     selector: SelectorSettings
     fusion: Fusion = "probability"
     thresholds: dict[Precision, tuple[_Probability, ...]] = Field(min_length=1)
+    early_exit: dict[Precision, tuple[_Probability, _Probability]] = {}
     metrics: dict[Precision, dict[str, float]] = {}
     verification: dict[Precision, dict[str, float]] = {}
     files: dict[str, _Sha256]
@@ -102,6 +105,11 @@ class Manifest(_Model):
             for graph in ("global.onnx", "local.onnx"):
                 if f"{precision}/{graph}" not in self.files:
                     raise ValueError(f"thresholds for {precision}, but no {precision}/{graph} in files")
+        for precision, (low, high) in self.early_exit.items():
+            if precision not in self.thresholds:
+                raise ValueError(f"early exit for {precision}, but no thresholds for it")
+            if low > high:
+                raise ValueError(f"{precision} early exit between {low} and {high}: the first must not be higher")
         return self
 
 

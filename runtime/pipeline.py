@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from .backends import Backend, Engines, GlobalOutputs, choose, open_engines
 from .bundle import Bundle
+from .early_exit import decided, exit_thresholds, spread
 from .errors import EngineError, ImageError, UsageError
+from .fusion import fuse, sigmoid
 from .images import check_image, read_image, resize
-from .manifest import Fusion, Manifest, Precision
+from .manifest import Manifest, Precision
 from .prediction import Prediction, Region
 from .sources import AnySource, open_source
 from .stream import Decoded, Stream
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _STAGES = ("decode", "resize", "to_device", "global", "to_host", "select", "local", "fuse")
+_NO_SCORES = np.empty(0, np.float32)
 _ENGINE_FIX = "Try another precision, or export the bundle again."
 
 
@@ -65,6 +68,7 @@ class Pipeline:
         selector: Callable[[NDArray[np.float32], NDArray[np.float32]], Regions],
         backend: Backend = "onnxruntime",
         threads: int | None = None,
+        early_exit: tuple[float, float] | None = None,
     ) -> None:
         self.labels = manifest.labels
         self.input_size = manifest.input_size
@@ -73,6 +77,7 @@ class Pipeline:
         self.backend, self.threads = backend, threads
         self._fusion = manifest.fusion
         self._selector = selector
+        self._early_exit = early_exit
         self._engines: Engines | None = engines
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 
@@ -83,6 +88,7 @@ class Pipeline:
         backend: str = "auto",
         precision: str = "auto",
         threads: int | None = None,
+        early_exit: bool = False,
     ) -> Pipeline:
         """Load a bundle.
 
@@ -93,9 +99,12 @@ class Pipeline:
             precision: ``fp32``, ``fp16`` or ``int8``. ``auto`` is that of the plan, fp16 before fp32, where TensorRT
                 runs, else fp32.
             threads: Threads of one engine on the CPU; None leaves the choice to the engine library.
+            early_exit: Skip the selector and the local engine for images that the global scores settle (see
+                `glocal.runtime.early_exit`), between the bundle's thresholds for the precision.
 
         Raises:
-            UsageError: There is no such folder, backend or precision, or the engine library is not installed.
+            UsageError: There is no such folder, backend or precision, the engine library is not installed, or the
+                bundle has no thresholds for an early exit.
             BundleError: The bundle is incomplete, changed, of another schema version, or has no plan for this machine.
             EngineError: There is no GPU for the backend.
         """
@@ -103,8 +112,10 @@ class Pipeline:
             raise UsageError(f"threads must be at least 1, not {threads}.")
         bundle = Bundle.load(path)
         chosen_backend, chosen = choose(bundle, backend, precision)
+        thresholds = exit_thresholds(bundle, chosen) if early_exit else None
         engines = open_engines(bundle, chosen_backend, chosen, threads)
-        return cls(bundle.manifest, chosen, engines, selector_of(bundle.manifest), chosen_backend, threads)
+        selector = selector_of(bundle.manifest)
+        return cls(bundle.manifest, chosen, engines, selector, chosen_backend, threads, thresholds)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -270,16 +281,18 @@ class Pipeline:
         times = [time.perf_counter()]
         outputs = engines.run_global(np.stack([item.pixels for item in items]))
         times.append(time.perf_counter())
-        regions = self._select(outputs)
-        boxes, counts = regions.normalised()
+        rows = self._undecided(outputs.logits)
+        regions = self._select(outputs, rows) if len(rows) else None
         times.append(time.perf_counter())
-        logits = engines.run_local(outputs, boxes, counts)
-        if not np.isfinite(logits).all():
-            raise EngineError("The local engine gave values that are not finite.", fix=_ENGINE_FIX)
+        logits = self._local_logits(engines, outputs, regions, rows) if regions is not None else None
         times.append(time.perf_counter())
-        global_scores, local_scores = sigmoid(outputs.logits), sigmoid(logits)
-        scores = fuse(outputs.logits, logits, self._fusion)
-        found = [self._regions(regions, index, item.size) for index, item in enumerate(items)]
+        global_scores = sigmoid(outputs.logits)
+        scores, local_scores, found = global_scores, {}, {}
+        if regions is not None and logits is not None:
+            scores = global_scores.copy()
+            scores[rows] = fuse(outputs.logits[rows], logits, self._fusion)
+            local_scores = dict(zip(rows.tolist(), sigmoid(logits), strict=True))
+            found = {row: self._regions(regions, at, items[row].size) for at, row in enumerate(rows.tolist())}
         labels = [self._labels(row) for row in scores]
         times.append(time.perf_counter())
 
@@ -295,17 +308,39 @@ class Pipeline:
                 labels=labels[index],
                 scores=scores[index],
                 global_scores=global_scores[index],
-                local_scores=local_scores[index],
+                local_scores=local_scores.get(index, _NO_SCORES),
                 thresholds=self.thresholds,
-                regions=found[index],
+                regions=found.get(index, ()),
                 timings=_timings(item.decode_ms, item.resize_ms, *shares),
+                exited=index not in found,
             )
             for index, item in enumerate(items)
         ]
 
-    def _select(self, outputs: GlobalOutputs) -> Regions:
+    def _undecided(self, logits: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Which images of a batch the local branch is asked about: all, but for an early exit."""
+        if self._early_exit is None:
+            return np.arange(len(logits))
+        return np.flatnonzero(~decided(sigmoid(logits), self._early_exit))
+
+    def _local_logits(
+        self, engines: Engines, outputs: GlobalOutputs, regions: Regions, rows: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """(U, N) local logits of the images ``rows``, whose regions these are.
+
+        The engine runs the whole batch, whose features lie together on the device.
+        """
+        boxes, counts = spread(*regions.normalised(), rows, len(outputs.logits))
+        logits = engines.run_local(outputs, boxes, counts)[rows]
+        if not np.isfinite(logits).all():
+            raise EngineError("The local engine gave values that are not finite.", fix=_ENGINE_FIX)
+        return logits
+
+    def _select(self, outputs: GlobalOutputs, rows: NDArray[np.intp]) -> Regions:
+        whole = len(rows) == len(outputs.logits)  # which needs no copy
+        maps, logits = (array if whole else array[rows] for array in (outputs.class_maps, outputs.logits))
         try:
-            regions = self._selector(outputs.class_maps, outputs.logits)
+            regions = self._selector(maps, logits)
         except ValueError as error:
             what = "No regions can be selected from what the global engine gave."
             raise EngineError(what, found=str(error), fix=_ENGINE_FIX) from error
@@ -339,24 +374,6 @@ def selector_of(manifest: Manifest) -> RegionSelector:
     settings = manifest.selector
     shift = np.array(settings.shift, dtype=np.float32)
     return RegionSelector(shift, settings.k_s, settings.k_e, settings.zetas, settings.rank)
-
-
-def fuse(global_logits: NDArray[np.float32], local_logits: NDArray[np.float32], fusion: Fusion) -> NDArray[np.float32]:
-    """Fused scores from the logits of both branches, of any one shape (section 3.5)."""
-    if fusion == "logit":
-        return sigmoid(_mean(global_logits, local_logits))
-    return _mean(sigmoid(global_logits), sigmoid(local_logits))
-
-
-def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities of logits of any shape; nothing overflows, and small probabilities keep their digits."""
-    power = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, np.float32(1), power) / (1 + power)
-
-
-def _mean(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    half = np.float32(0.5)
-    return one * half + other * half  # each halved first, because the sum of two finite logits may not be finite
 
 
 def _ms(start: float) -> float:

@@ -49,15 +49,18 @@ class Prediction:
         classes: All N labels of the model, in the order of the scores.
         labels: The labels whose fused score reaches their threshold, by falling score.
         scores: (N,) float32 fused scores: the mean of the global and the local score, or the probability of the
-            mean logit, as the bundle's ``fusion`` says.
+            mean logit, as the bundle's ``fusion`` says. Where the image exited, the global scores.
         global_scores: (N,) float32 probabilities of the global branch.
-        local_scores: (N,) float32 probabilities of the local branch.
+        local_scores: (N,) float32 probabilities of the local branch; empty where the image exited.
         thresholds: (N,) float32 fused scores from which each label is given.
-        regions: What the local branch looked at, in the order proposed: first the most probable label's.
+        regions: What the local branch looked at, in the order proposed: first the most probable label's. None where
+            the image exited.
         timings: Milliseconds per stage: decode, resize, to_device, global, to_host, select, local, fuse, and their
             sum, total. decode and resize are the image's own; of the others it has an equal share of its batch. The
             copies to_device and to_host are 0 on a CPU, and where the engine library makes them within global.
         error: Why the image has no scores; None where it has. The arrays are empty then.
+        exited: Whether the global scores settled the image and the local branch was not asked, which only a pipeline
+            that was loaded with ``early_exit`` does.
     """
 
     source: str
@@ -71,6 +74,7 @@ class Prediction:
     regions: tuple[Region, ...]
     timings: dict[str, float]
     error: str | None = None
+    exited: bool = False
 
     @classmethod
     def failed(
@@ -84,11 +88,12 @@ class Prediction:
         """The prediction as JSON-ready values; scores are rounded to six digits.
 
         Returns:
-            source, size ([height, width] or null), labels, scores ({label: {fused, global, local, threshold}}),
-            regions, timings in ms, error.
+            source, size ([height, width] or null), labels, scores ({label: {fused, global, local, threshold}}, local
+            null where the image exited), regions, exited, timings in ms, error.
         """
         names = ("fused", "global", "local", "threshold")
-        columns = zip(self.scores, self.global_scores, self.local_scores, self.thresholds, strict=True)
+        local = [None] * len(self.scores) if self.exited else self.local_scores
+        columns = zip(self.scores, self.global_scores, local, self.thresholds, strict=True)
         return {
             "source": self.source,
             "size": None if self.size is None else list(self.size),
@@ -98,10 +103,11 @@ class Prediction:
                 for label, values in zip(self.classes, columns, strict=False)  # no scores after an error
             },
             "regions": [region.to_json() for region in self.regions],
+            "exited": self.exited,
             "timings": {stage: round(ms, 3) for stage, ms in self.timings.items()},
             "error": self.error,
         }
 
 
-def _rounded(value: float) -> float:
-    return round(float(value), 6)
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 6)

@@ -124,6 +124,10 @@ def evaluate(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to score (runs only).")] = "auto",
     backend: Annotated[str, typer.Option(help="What runs it: auto, onnxruntime, ... (bundles only).")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16, int8 (bundles only).")] = "auto",
+    early_exit: Annotated[
+        bool,
+        typer.Option("--early-exit", help="Skip the local branch where the global scores settle it (bundles only)."),
+    ] = False,
 ) -> None:
     """Metrics of a run (PyTorch) or of a bundle (its runtime) on a split."""
     from .evaluate import evaluate as evaluate_target
@@ -140,6 +144,7 @@ def evaluate(
         probe=probe,
         backend=backend,
         precision=precision,
+        early_exit=early_exit,
     )
     if json_file:
         write_atomically(json_file, (json.dumps(metrics, indent=2) + "\n").encode())

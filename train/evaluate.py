@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from ..runtime.bundle import MANIFEST
 from ..runtime.errors import GlocalError, UsageError
 from ..runtime.metrics import multilabel_metrics
 from ..runtime.pipeline import Pipeline
+from ..runtime.prediction import Prediction
 from ..runtime.progress import progressed
 from ..runtime.thresholds import DEFAULT
 from .checkpoint import load_model
@@ -27,7 +29,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Scores(NamedTuple):
-    """Scores of a data set, each (n, N) float32 in [0, 1]; those of the branches are None for a model of one."""
+    """Scores of a data set, each (n, N) float32 in [0, 1].
+
+    Those of the branches are None for a model of one, and the local ones where some images exited without any.
+    """
 
     fused: NDArray[np.float32]
     global_: NDArray[np.float32] | None = None
@@ -46,6 +51,7 @@ def evaluate(
     probe: bool = False,
     backend: str = "auto",
     precision: str = "auto",
+    early_exit: bool = False,
 ) -> dict[str, Any]:
     """Metrics of a run (PyTorch) or of a bundle (its runtime).
 
@@ -60,12 +66,15 @@ def evaluate(
         probe: Also look at what the model's regions do (see ``probe.probe``), for runs.
         backend: What runs a bundle (see ``Pipeline.load``).
         precision: Which of a bundle's precisions, likewise.
+        early_exit: Skip a bundle's local branch where the global scores settle an image, likewise.
 
     Returns:
-        What ``summarise`` gives, and the probe's figures under ``probe``.
+        What ``summarise`` gives, the probe's figures under ``probe``, and with an early exit the share of images that
+        took it under ``exits``.
 
     Raises:
-        UsageError: The target does not exist, there is no such device, or the target cannot be probed.
+        UsageError: The target does not exist, there is no such device, the target cannot be probed, or the bundle has
+            no thresholds for an early exit.
         CheckpointError, BundleError: The target is damaged.
         DataError: The data do not follow their layout, or have other labels than the model.
         GlocalError: The model gives scores that are not finite.
@@ -73,9 +82,13 @@ def evaluate(
     if (target / MANIFEST).is_file():
         if probe:
             raise UsageError("only a run can be probed", found=f"the bundle {target}", fix="give the run it came from")
-        with Pipeline.load(target, backend, precision) as pipeline:
+        with Pipeline.load(target, backend, precision, early_exit=early_exit) as pipeline:
             images = _open(data, split, length, pipeline.input_size, pipeline.labels)
-            return summarise(score_bundle(pipeline, images, batch), images, pipeline.thresholds)
+            predictions = predict_images(pipeline, images, batch)
+        metrics = summarise(scores_of(predictions), images, pipeline.thresholds)
+        return metrics | ({"exits": _share_of_exits(predictions)} if early_exit else {})
+    if early_exit:
+        raise UsageError("a run has no early exit", found=f"the run {target}", fix="export it, and give the bundle")
     if (backend, precision) != ("auto", "auto"):
         raise UsageError(
             "a run has no engines", found=f"--backend {backend} --precision {precision}", fix="give a bundle"
@@ -100,7 +113,8 @@ def summarise(scores: Scores, images: LabeledImages, thresholds: NDArray[np.floa
 
     Returns:
         ``multilabel_metrics`` of the fused scores at a threshold of 0.5, with ``per_class_AP`` by label; ``fitted``:
-        CP to OF1 at the given thresholds; and ``mAP_global``, ``mAP_local`` of a model with two branches.
+        CP to OF1 at the given thresholds; and ``mAP_global``, ``mAP_local`` of a model with two branches. The last is
+        left out where images exited: it would be that of the hard ones alone.
     """
     metrics = multilabel_metrics(scores.fused, images.targets, DEFAULT)
     metrics["per_class_AP"] = dict(zip(images.classes, metrics["per_class_AP"], strict=True))
@@ -145,6 +159,15 @@ def score_bundle(pipeline: Pipeline, images: LabeledImages, batch: int = 16) -> 
     Raises:
         GlocalError: An image could not be predicted.
     """
+    return scores_of(predict_images(pipeline, images, batch))
+
+
+def predict_images(pipeline: Pipeline, images: LabeledImages, batch: int = 16) -> list[Prediction]:
+    """Predictions of all images, in their order.
+
+    Raises:
+        GlocalError: An image could not be predicted.
+    """
     predictions = []
     for start in progressed(range(0, len(images), batch), "scoring the bundle"):
         pixels = [images.load(index) for index in range(start, min(start + batch, len(images)))]
@@ -152,8 +175,19 @@ def score_bundle(pipeline: Pipeline, images: LabeledImages, batch: int = 16) -> 
             if prediction.error:
                 raise GlocalError(f"image {index} of {images.name} could not be predicted", found=prediction.error)
             predictions.append(prediction)
-    kinds = ("scores", "global_scores", "local_scores")
-    return Scores(*(np.stack([getattr(prediction, kind) for prediction in predictions]) for kind in kinds))
+    return predictions
+
+
+def scores_of(predictions: Sequence[Prediction]) -> Scores:
+    """The scores of predictions without an error."""
+    fused, alone = (np.stack([getattr(one, kind) for one in predictions]) for kind in ("scores", "global_scores"))
+    if any(one.exited for one in predictions):
+        return Scores(fused, alone)
+    return Scores(fused, alone, np.stack([one.local_scores for one in predictions]))
+
+
+def _share_of_exits(predictions: Sequence[Prediction]) -> float:
+    return sum(one.exited for one in predictions) / len(predictions)
 
 
 def _device(name: Device) -> torch.device:

@@ -35,6 +35,8 @@ def print_metrics(console: Console, title: str, metrics: Mapping[str, Any]) -> N
     ]
     line = f"mAP {_percent(metrics['mAP'])}" + (f" fused, {', '.join(branches)}" if branches else "")
     console.print(line, highlight=False, markup=False)
+    if "exits" in metrics:
+        console.print(f"{_percent(metrics['exits'])} of the images exited early", highlight=False, markup=False)
     table = _table("threshold", *FIGURES)
     rows = {"0.5": metrics, "0.5, top 3": metrics["top3"], "of the model": metrics["fitted"]}
     for name, row in rows.items():

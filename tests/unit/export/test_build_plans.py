@@ -80,11 +80,16 @@ def test_plans_are_built_once(bundle, builds, rtx, capsys):
     assert find_plan(exported_again, "tensorrt_rtx", rtx.version, (8, 9), "fp32")
 
 
-def test_plans_take_all_boxes_that_the_selector_proposes(tmp_path, rtx, graphs):
-    fields = {**FIELDS, "selector": {**FIELDS["selector"], "k_s": 5, "k_e": 3}, "thresholds": {"fp32": (0.5,) * 5}}
+@pytest.mark.parametrize(
+    ("k_s", "k_e", "options", "boxes"),
+    [(5, 3, None, 45), (2, 1, None, 6), (2, 1, PlanOptions(max_boxes=16), 16), (5, 3, PlanOptions(max_boxes=16), 45)],
+)
+def test_plans_take_as_many_boxes_as_the_selector_proposes(tmp_path, rtx, graphs, k_s, k_e, options, boxes):
+    selector = {**FIELDS["selector"], "k_s": k_s, "k_e": k_e}
+    fields = {**FIELDS, "selector": selector, "thresholds": {"fp32": (0.5,) * 5}}
     files = {"fp32/global.onnx": graphs["global"], "fp32/local.onnx": graphs["matmul"]}
-    (plan,) = build_plans(write_bundle(tmp_path / "wide", files, **fields), "tensorrt_rtx", ["fp32"])
-    assert plan.info.options.max_boxes == 5 * 3 * 3
+    (plan,) = build_plans(write_bundle(tmp_path / "bundle", files, **fields), "tensorrt_rtx", ["fp32"], options)
+    assert plan.info.options.max_boxes == boxes
 
 
 def test_a_build_that_was_interrupted_goes_on(bundle, monkeypatch):

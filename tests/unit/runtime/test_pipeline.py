@@ -12,8 +12,8 @@ import pytest
 from glocal.runtime import Pipeline, __version__
 from glocal.runtime.backends.onnxruntime import OnnxRuntimeEngines
 from glocal.runtime.errors import BundleError, UsageError
+from glocal.runtime.fusion import sigmoid
 from glocal.runtime.images import resize
-from glocal.runtime.pipeline import sigmoid
 from glocal.runtime.selector import RegionSelector
 from PIL import Image
 from tiny_model import FILES, GLOBAL, LABELS, LOCAL, black_is_nan, graph, painted

@@ -1,9 +1,12 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from glocal.export.build import build_bundle
+from glocal.runtime.bundle import Bundle, add_to_bundle
 from glocal.runtime.errors import DataError, GlocalError, UsageError
 from glocal.runtime.metrics import multilabel_metrics
 from glocal.train.checkpoint import load_model, save_model
@@ -149,3 +152,29 @@ def test_the_command_prints_and_writes_what_it_found(run, tmp_path, capsys):
 def test_a_bundle_cannot_be_probed(bundle):
     with pytest.raises(UsageError, match="only a run"):
         evaluate(bundle, "digits", probe=True)
+
+
+def test_an_early_exit_gives_its_share_and_no_map_of_the_hard_images_alone(bundle, run, tmp_path):
+    leaving = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    plain = evaluate(leaving, "digits", length=LENGTH)
+    with pytest.raises(UsageError, match="glocal early-exit"):
+        evaluate(leaving, "digits", length=LENGTH, early_exit=True)
+    with pytest.raises(UsageError, match="a run has no early exit"):
+        evaluate(run, "digits", length=LENGTH, early_exit=True)
+
+    add_to_bundle(Bundle.load(leaving), {}, early_exit={"fp32": (0.0, 1.0)})
+    nobody = evaluate(leaving, "digits", length=LENGTH, early_exit=True)
+    assert nobody == plain | {"exits": 0}
+
+    add_to_bundle(Bundle.load(leaving), {}, early_exit={"fp32": (0.5, 0.5)})
+    all_ = evaluate(leaving, "digits", length=LENGTH, early_exit=True)
+    assert (all_["exits"], all_["mAP"]) == (1, plain["mAP_global"])
+    assert set(plain) - set(all_) == {"mAP_local"}
+    assert evaluate(leaving, "digits", length=LENGTH) == plain
+
+
+def test_the_command_shows_the_share_of_exits(bundle, tmp_path, capsys):
+    leaving = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    add_to_bundle(Bundle.load(leaving), {}, early_exit={"fp32": (0.5, 0.5)})
+    evaluate_command(leaving, "digits", length=LENGTH, early_exit=True)
+    assert "100.00 of the images exited early" in capsys.readouterr().out

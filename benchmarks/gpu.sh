@@ -2,7 +2,7 @@
 # benchmarks/gpu.sh OUT: everything that a GPU machine can tell, in under 8 minutes, as JSON in the folder OUT.
 #
 # doctor, export (ResNet-101, 448 px, 80 labels, random weights, unless a bundle or checkpoint is given), plans,
-# verification, tests/gpu, timings. Each step has a time limit; one that fails or is late does not stop the rest.
+# verification, tests/gpu, timings, a stream. Each step has a time limit; one that fails or is late does not stop the rest.
 # Exit code 0 when every step succeeded, else 1; OUT/steps.json says which did not, OUT/log.txt what they printed.
 #
 #   BUNDLE=DIR        a bundle to take (copied; plans are added to the copy), instead of an export
@@ -21,7 +21,7 @@ PYTHON=${PYTHON:-python3} BACKENDS=${BACKENDS:-onnxruntime tensorrt tensorrt_rtx
 MAX_BATCH=${MAX_BATCH:-8} ROUNDS=${ROUNDS:-50} LIMIT=${LIMIT:-460}
 BACKBONE=${BACKBONE:-resnet101} SIZE=${SIZE:-448} LABELS=${LABELS:-80} PRESET=${PRESET:-glocal}
 mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd) || exit 2
-rm -f "$OUT"/{doctor,plans,verify,latency,steps}.json "$OUT"/{tests-gpu.xml,log.txt,summary.txt}
+rm -f "$OUT"/{doctor,plans,verify,latency,stream,steps}.json "$OUT"/{tests-gpu.xml,log.txt,summary.txt}
 if [ -n "${WORK:-}" ]; then mkdir -p "$WORK" && WORK=$(cd "$WORK" && pwd) || exit 2
 else WORK=$(mktemp -d) && trap 'rm -rf "$WORK"' EXIT || exit 2; fi
 mkdir -p "$WORK/logs" "$WORK/verify"
@@ -82,6 +82,7 @@ if [ -d "$bundle" ]; then
     done
     step latency $((LIMIT / 3)) 30 "${glocal[@]}" bench latency "$bundle" "${backends[@]}" --rounds "$ROUNDS" \
         --batch 1 --batch "$MAX_BATCH" --json "$OUT/latency.json"
+    step stream $((LIMIT / 8)) 30 "${glocal[@]}" bench stream "$bundle" --batch "$MAX_BATCH" --rounds 8 --json "$OUT/stream.json"
     for backend in $BACKENDS; do
         step "verify-$backend" $((LIMIT / 5)) 10 "${glocal[@]}" verify "$bundle" --backend "$backend" "${precisions[@]}" \
             --json "$WORK/verify/$backend.json"

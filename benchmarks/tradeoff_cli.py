@@ -41,6 +41,7 @@ def tradeoff(
 ) -> None:
     """Accuracy against latency: each bundle and precision is a point, and again with an early exit."""
     from . import record
+    from .report_sections import SECTIONS
     from .tradeoff import bench_tradeoff
 
     if plot_file is not None and find_spec("matplotlib") is None:  # before the long work
@@ -59,11 +60,8 @@ def tradeoff(
     )
     _show(Console(highlight=False), report)
     record.save(report, json_file)
-    if plot_file is not None:
-        from .tradeoff_plot import plot
-
-        title = f"{report['data']} {split}, {report['images']} images; {report['machine'].get('cpu', 'this machine')}"
-        write_atomically(plot_file, plot(report["results"], title))
+    if plot_file is not None and (draw := SECTIONS["tradeoff"](report).draw):
+        write_atomically(plot_file, draw())
 
 
 def _show(console: Console, report: Report) -> None:

@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text()
 TRAINING = (ROOT / "train" / "README.md").read_text()
 JETSON = (ROOT / "runtime" / "JETSON.md").read_text()
 CALIBRATION = (ROOT / "calib" / "README.md").read_text()
+MEASURING = (ROOT / "benchmarks" / "README.md").read_text()
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -69,10 +70,22 @@ def test_commands_and_python_run_in_their_order(run):
     lines = printed["python -m glocal.runtime runs/digits-bundle runs/scenes/JPEGImages --json"].splitlines()
     errors = [json.loads(line)["error"] for line in lines]
     assert errors == [None] * 4
+    assert (run.folder / "runs" / "clip.csv").read_text().count("drawn.avi#") == 4
+    assert (run.folder / "runs" / "report.html").read_text().count("<section") == 2
     (python,) = blocks("python")
     done = run(sys.executable, "-c", python)
     assert done.returncode == 0, done.stderr
     assert "'total'" in done.stdout
+    assert "predicted=4" in done.stdout
+
+
+def test_the_commands_of_the_measuring_page_run(run):
+    """After those of the README, which leave the bundle."""
+    commands = commands_of(MEASURING)
+    assert len(commands) >= 6
+    for command in commands:
+        done = run(*shlex.split(command))
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
 def test_the_commands_of_the_training_page_run(run):
@@ -87,7 +100,8 @@ def test_the_commands_of_the_training_page_run(run):
 
 
 @pytest.mark.parametrize(
-    ("folder", "page"), [(".", README), ("train", TRAINING), ("runtime", JETSON), ("calib", CALIBRATION)]
+    ("folder", "page"),
+    [(".", README), ("train", TRAINING), ("runtime", JETSON), ("calib", CALIBRATION), ("benchmarks", MEASURING)],
 )
 def test_links_lead_somewhere(folder, page):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page)
@@ -107,6 +121,7 @@ def test_every_command_has_help_and_the_readme_names_no_other(run):
         "export",
         "verify",
         "calibrate",
+        "early-exit",
         "run",
         "doctor",
         "macs",
@@ -118,5 +133,5 @@ def test_every_command_has_help_and_the_readme_names_no_other(run):
         assert done.returncode == 0
         assert "Usage" in done.stdout
     missing = README.split("## What is not there yet")[1].split("##")[0]
-    named = set(re.findall(r"glocal ([a-z]+)", README.replace(missing, "") + TRAINING)) - {"import"}
+    named = set(re.findall(r"glocal ([a-z-]+)", README.replace(missing, "") + TRAINING + MEASURING)) - {"import"}
     assert named <= commands, named - commands

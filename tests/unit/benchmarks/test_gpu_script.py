@@ -40,7 +40,9 @@ def test_a_given_bundle_on_the_cpu(exported, tmp_path):
         MAX_BATCH="2",
     )
     out = tmp_path / "out"
-    assert [steps[name]["exit"] for name in ("doctor", "copy", "latency", "verify-onnxruntime")] == [0, 0, 0, 0], done
+    assert [steps[name]["exit"] for name in ("doctor", "copy", "latency", "stream", "verify-onnxruntime")] == [0] * 5, (
+        done
+    )
     assert json.loads((out / "doctor.json").read_text())["backends"]["onnxruntime"]["ready"]
     results = json.loads((out / "latency.json").read_text())["results"]
     single = [(row["backend"], row["batch"]) for row in results if row["precision"] == "fp32"]
@@ -50,7 +52,7 @@ def test_a_given_bundle_on_the_cpu(exported, tmp_path):
     assert "of the plain backbone's" in done.stdout
     assert sorted(path.relative_to(exported.path) for path in exported.path.rglob("*")) == before
     texts = [path.read_text() for path in out.iterdir()]
-    assert len(texts) <= 8
+    assert len(texts) <= 9
     assert not any(str(tmp_path) in text or str(SCRIPT.parents[1]) in text for text in texts)
 
 

@@ -84,6 +84,18 @@ def test_a_copied_stage_gives_the_same_in_fp32_and_fp16(backbone: str) -> None:
     np.testing.assert_allclose(run(to_half(changed), half), expected, atol=0.02 * np.abs(expected).max())
 
 
+def test_a_border_is_not_multiplied() -> None:
+    """3x3 on 2x2 cells: one product of all cells, with a block of the weight for each pair of cells."""
+    torch.manual_seed(0)
+    stage, cells = nn.Conv2d(3, 5, 3, padding=1).eval(), torch.randn(4, 3, 2, 2)
+    graph = export_module(stage, {"input": cells}, {"input": {0: Dim("rows", min=1, max=9)}}, ["cells"], ["out"])
+    changed = convolutions_to_products(graph)
+    shapes = [list(tensor.dims) for tensor in onnx.load_from_string(changed).graph.initializer]
+    assert [4 * 3, 4 * 5] in shapes
+    assert kinds(changed)["Gather"] == 0
+    np.testing.assert_allclose(run(changed, {"cells": cells.numpy()}), stage(cells).detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_graph_without_a_stage_is_left_alone() -> None:
     config = model_config("glocal", backbone="test_resnet", classes=("a", "b"), image_size=(64, 64))
     graph = export_local(GlocalNet(config).eval(), "matmul")

@@ -31,6 +31,7 @@ from .pictures import pictures
 from .timing import alternate, opencv_threads, ratio, summary
 
 AS_IT_IS = "as it is"
+_PAUSE_S = 0.02  # in which threads that spin on give up, or they would slow the next way instead of their own
 
 
 def bench_threads(
@@ -120,7 +121,7 @@ def _latency(pipelines: dict[str, Pipeline], files: list[Path], calls: int) -> l
     for name, pipeline in pipelines.items():
         ways[name] = _single(pipeline, itertools.cycle(files), 1)
     ways["OpenCV's own choice of threads"] = _single(pipelines[AS_IT_IS], itertools.cycle(files), cv2.getNumThreads())
-    times = alternate(ways, calls)
+    times = alternate(ways, calls, pause_s=_PAUSE_S)
     return [{"name": name, **summary(each), "ratio": ratio(each, times[AS_IT_IS])} for name, each in times.items()]
 
 

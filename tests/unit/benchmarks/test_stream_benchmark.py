@@ -48,7 +48,7 @@ def test_a_soak_counts_and_weighs(tiny_bundle: Path, photos: Path) -> None:
     assert (report["predicted"], report["failed"], report["lost"], report["out_of_order"]) == (400, 0, 0, 0)
     assert [index for index, _ in report["memory"]] == list(range(0, 400, 5))
     assert all(mib > 10 for _, mib in report["memory"])
-    assert report["flat"] is (report["slope"]["ci"][0] <= 0)
+    assert report["flat"] is (report["slope"]["ci"][0] <= 0 or report["grown_mib"] < 1)
 
 
 def test_a_soak_sees_frames_in_the_wrong_order(

@@ -1,6 +1,6 @@
 """Who should get how many threads: ``glocal bench threads BUNDLE``. What it shows stands in `runtime.threads`.
 
-Two questions, each with all ways in turn in one process:
+Two questions, each with all ways in turn:
 
 - **throughput**: images a second of a stream, by workers and threads of one engine, up to as many as there are cores,
   and once with too many.
@@ -16,7 +16,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -25,13 +27,14 @@ from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError, UsageError
 from ..runtime.manifest import Precision
 from ..runtime.pipeline import Pipeline, selector_of
+from ..runtime.prediction import Prediction
 from ..runtime.threads import usable_cores
 from . import record
 from .pictures import pictures
 from .timing import alternate, opencv_threads, ratio, summary
 
 AS_IT_IS = "as it is"
-_PAUSE_S = 0.02  # in which threads that spin on give up, or they would slow the next way instead of their own
+_BLOCKS = 5
 
 
 def bench_threads(
@@ -75,11 +78,11 @@ def bench_threads(
         def load(threads: int | None, spinning: bool = False) -> Pipeline:
             first, second = (opened.read(f"{precision}/{name}.onnx") for name in ("global", "local"))
             engines = OnnxRuntimeEngines(first, second, threads, spinning=spinning)
-            return stack.enter_context(Pipeline(opened.manifest, precision, engines, selector_of(opened.manifest)))
+            return Pipeline(opened.manifest, precision, engines, selector_of(opened.manifest))
 
         with opencv_threads(1):
             report["results"] = _throughput(load, paths, cores, rounds)
-        report["latency"] = _latency({AS_IT_IS: load(None), "idle threads spin": load(None, True)}, files, calls)
+        report["latency"] = _latency(load, files, calls)
     return record.finish(report)
 
 
@@ -93,18 +96,18 @@ def shares(cores: int) -> list[tuple[int, int]]:
 
 def _throughput(load: Callable[[int], Pipeline], paths: list[Path], cores: int, rounds: int) -> list[dict[str, Any]]:
     pairs = shares(cores)
-    pipelines = {threads: load(threads) for threads in sorted({threads for _, threads in pairs})}
+    with ExitStack() as stack:
+        pipelines = {threads: stack.enter_context(load(threads)) for threads in sorted({pair[1] for pair in pairs})}
 
-    def passing(workers: int, threads: int) -> Callable[[], None]:
-        def run() -> None:
-            with pipelines[threads].stream(paths, workers=workers) as predictions:
-                for prediction in predictions:
-                    if prediction.error is not None:
-                        raise GlocalError("A photo could not be predicted.", found=prediction.error)
+        def passing(workers: int, threads: int) -> Callable[[], None]:
+            def run() -> None:
+                with pipelines[threads].stream(paths, workers=workers) as predictions:
+                    for prediction in predictions:
+                        _check(prediction)
 
-        return run
+            return run
 
-    times = alternate({str(pair): passing(*pair) for pair in pairs}, rounds, warmup=1)
+        times = alternate({str(pair): passing(*pair) for pair in pairs}, rounds, warmup=1)
     rates = {pair: len(paths) * 1e3 / times[str(pair)] for pair in pairs}
     rows = []
     for (workers, threads), values in rates.items():
@@ -114,25 +117,40 @@ def _throughput(load: Callable[[int], Pipeline], paths: list[Path], cores: int, 
     return rows
 
 
-def _latency(pipelines: dict[str, Pipeline], files: list[Path], calls: int) -> list[dict[str, Any]]:
+def _latency(load: Callable[[None, bool], Pipeline], files: list[Path], calls: int) -> list[dict[str, Any]]:
+    """In turn by blocks of calls, each with engines of its own.
+
+    Threads that spin on do so for longer than any pause between two calls: while their engines are open, they would slow
+    the other ways too.
+    """
     import cv2
 
-    ways: dict[str, Callable[[], Any]] = {}
-    for name, pipeline in pipelines.items():
-        ways[name] = _single(pipeline, itertools.cycle(files), 1)
-    ways["OpenCV's own choice of threads"] = _single(pipelines[AS_IT_IS], itertools.cycle(files), cv2.getNumThreads())
-    times = alternate(ways, calls, pause_s=_PAUSE_S)
-    return [{"name": name, **summary(each), "ratio": ratio(each, times[AS_IT_IS])} for name, each in times.items()]
+    own = cv2.getNumThreads()
+    ways = {AS_IT_IS: (False, 1), "idle threads spin": (True, 1), "OpenCV's own choice of threads": (False, own)}
+    times: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ways}
+    for _ in range(_BLOCKS):
+        for name, (spinning, opencv) in ways.items():
+            with load(None, spinning) as pipeline, opencv_threads(opencv):
+                call = _single(pipeline, itertools.cycle(files))
+                times[name].append(alternate({name: call}, -(-calls // _BLOCKS))[name])
+    middles = {name: np.array([np.median(block) for block in blocks]) for name, blocks in times.items()}
+    return [
+        {"name": name, **summary(np.concatenate(blocks)), "ratio": ratio(middles[name], middles[AS_IT_IS])}
+        for name, blocks in times.items()
+    ]
 
 
-def _single(pipeline: Pipeline, paths: Iterator[Path], opencv: int) -> Callable[[], None]:
+def _single(pipeline: Pipeline, paths: Iterator[Path]) -> Callable[[], None]:
     def run() -> None:
-        with opencv_threads(opencv):
-            for prediction in pipeline.predict_files([next(paths)]):
-                if prediction.error is not None:
-                    raise GlocalError("A photo could not be predicted.", found=prediction.error)
+        for prediction in pipeline.predict_files([next(paths)]):
+            _check(prediction)
 
     return run
+
+
+def _check(prediction: Prediction) -> None:
+    if prediction.error is not None:
+        raise GlocalError("A photo could not be predicted.", found=prediction.error, fix="See `glocal verify`.")
 
 
 def print_report(report: record.Report) -> None:

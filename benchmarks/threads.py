@@ -120,8 +120,8 @@ def _throughput(load: Callable[[int], Pipeline], paths: list[Path], cores: int, 
 def _latency(load: Callable[[None, bool], Pipeline], files: list[Path], calls: int) -> list[dict[str, Any]]:
     """In turn by blocks of calls, each with engines of its own.
 
-    Threads that spin on do so for longer than any pause between two calls: while their engines are open, they would slow
-    the other ways too.
+    Threads that spin on do so for longer than a pause between two calls would be: while their engines are open, they
+    slow the other ways too.
     """
     import cv2
 

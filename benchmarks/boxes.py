@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from ..runtime.backends import open_engines
 from ..runtime.bundle import Bundle
-from ..runtime.errors import GlocalError, UsageError
+from ..runtime.errors import UsageError
 from ..runtime.pipeline import Pipeline, selector_of
 from ..runtime.progress import progressed
 from ..runtime.selector import Regions
+from .scored import scored
 
 Selector = Callable[[NDArray[np.float32], NDArray[np.float32]], Regions]
 OWN = "own"
@@ -119,7 +120,5 @@ def boxes_of(bundle: Path, paths: Sequence[Path], threads: int | None = None) ->
     engines = open_engines(opened, "onnxruntime", "fp32", threads)
     with Pipeline(opened.manifest, "fp32", engines, record) as pipeline:
         predictions = pipeline.predict_files(progressed(paths, f"boxes of {opened.manifest.name}"), batch=1)
-        for prediction in predictions:
-            if prediction.error is not None:
-                raise GlocalError(f"{bundle} gives no boxes.", found=prediction.error, fix="Leave that image out.")
+        scored(predictions, f"{bundle} gives no boxes.", fix="Leave that image out.")
     return seen

@@ -30,6 +30,7 @@ from . import record
 from .boxes import OWN, ReplacingSelector, prepare
 from .pictures import pictures
 from .plain_engine import PlainPipeline, open_plain
+from .scored import scored
 from .timing import alternate, ratio, summary
 
 # What the plain engine's call is compared with: the two graphs and the copies to and from the device. Of these the
@@ -60,10 +61,7 @@ class _Case:
 
     def predict(self, paths: Sequence[Path], prepared: _Prepared) -> None:
         self.selector.prepared = prepared
-        predictions = list(self.pipeline.predict_files(paths, batch=len(paths)))
-        for prediction in predictions:
-            if prediction.error is not None:
-                raise GlocalError(f"{self.name} could not predict.", found=prediction.error, fix="see `glocal verify`")
+        predictions = scored(self.pipeline.predict_files(paths, batch=len(paths)), f"{self.name} could not predict.")
         stages = predictions[0].timings
         totals = {stage: sum(one.timings[stage] for one in predictions) for stage in stages}
         self.seen.append((totals, [len(one.regions) for one in predictions]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,10 +12,11 @@ from rich.table import Table
 from ..runtime.backends import BACKENDS
 from . import record
 from .latency import OWN, bench_latency
+from .options import BundleFolder, EngineThreads, Images, JsonFile, show_loaded
 
 
 def latency(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.", show_default=False)],
+    bundle: BundleFolder,
     backend: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(BACKENDS)}; several are fine.", show_default="all")
     ] = None,
@@ -35,13 +35,9 @@ def latency(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each.")] = 50,
-    images: Annotated[
-        Path | None, typer.Option(help="Photo or folder to predict.", show_default="generated images")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of one engine.", show_default="the engine's choice")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report.")] = None,
+    images: Images = None,
+    threads: EngineThreads = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Milliseconds from file to scores of each backend and precision, against its plain backbone, in turn."""
     report = bench_latency(
@@ -103,8 +99,7 @@ def print_report(report: record.Report) -> None:
     for row in report["skipped"]:
         told = [str(row[key]) for key in ("backend", "precision", "batch", "boxes_from") if key in row]
         console.print(f"skipped {' '.join(told)}: {row['reason']}", markup=False)
-    if text := record.loaded_text(report):
-        console.print(text, style="red")
+    show_loaded(console, report)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..runtime.doctor_host import Host
 from ..runtime.doctor_machine import machine
+from ..runtime.threads import usable_cores
 
 _PACKAGES = ("numpy", "numba", "opencv-python", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "pycuda")
 # Under these names the libraries report their version; JetPack's TensorRT is "tensorrt".
@@ -39,7 +40,7 @@ def machine_facts(host: Host | None = None) -> dict[str, Any]:
         "driver": this.driver,
         "driver_cuda": cuda.get("driver"),
         "architecture": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "system": platform.system(),
         "python": platform.python_version(),
         "packages": {name: version for name in (*_PACKAGES, *_TENSORRT) if (version := _version(name))},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,9 +26,11 @@ from ..runtime.images import read_image, resize
 from ..runtime.pipeline import Pipeline, selector_of
 from ..runtime.plans import graph_path
 from ..runtime.progress import note
+from ..runtime.threads import usable_cores
 from . import record
 from .boxes import different_boxes
 from .pictures import pictures
+from .scored import scored
 from .timing import alternate, ratio, summary
 
 if TYPE_CHECKING:
@@ -111,8 +112,7 @@ def bench_peers(
     if not batches or min(batches) < 1:
         raise UsageError("A batch has at least one image.", found=", ".join(str(batch) for batch in batches))
     opened, model = Bundle.load(bundle), load_model(checkpoint).model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = threads or cores
+    threads = threads or usable_cores()
     report = record.begin("peers", opened) | {"rounds": rounds, "threads": threads, "results": [], "skipped": []}
     with ExitStack() as stack:
         paths, report["images"] = stack.enter_context(pictures(images))
@@ -148,10 +148,7 @@ def _glocal(stack: ExitStack, bundle: Bundle, threads: int) -> _Peer:
     pipeline = stack.enter_context(Pipeline.load(bundle.path, "onnxruntime", "fp32", threads))
 
     def predict(images: Images) -> NDArray[np.float32]:
-        predictions = pipeline.predict(images, batch=len(images))
-        for prediction in predictions:
-            if prediction.error is not None:
-                raise GlocalError("The bundle could not predict.", found=prediction.error, fix="see `glocal verify`")
+        predictions = scored(pipeline.predict(images, batch=len(images)), "The bundle could not predict.")
         return np.stack([prediction.scores for prediction in predictions])
 
     return _Peer(GLOCAL, predict, True, time.perf_counter() - start)

@@ -11,23 +11,22 @@ from rich.console import Console
 from rich.table import Table
 
 from . import record
+from .options import BundleFolder, Images, JsonFile, show_loaded
 
 
 def peers(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.", show_default=False)],
+    bundle: BundleFolder,
     checkpoint: Annotated[Path, typer.Option(help="The run that it was exported from.", show_default=False)],
     batch: Annotated[
         list[int] | None, typer.Option(help="Images per call; may be given again.", show_default="1")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each.")] = 50,
-    images: Annotated[
-        Path | None, typer.Option(help="Photo or folder to predict.", show_default="generated images")
-    ] = None,
+    images: Images = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each.", show_default="all cores")] = None,
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Whether torch.compile takes part; it compiles for minutes.")
     ] = True,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """The same network in PyTorch, torch.compile, one ONNX graph and OpenVINO, against the pipeline, in turn."""
     from .peers import bench_peers
@@ -72,8 +71,7 @@ def print_report(report: record.Report) -> None:
         console.print()
     for row in report["skipped"]:
         console.print(f"skipped {row['peer']}: {row['reason']}", markup=False)
-    if text := record.loaded_text(report):
-        console.print(text, style="red")
+    show_loaded(console, report)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -67,7 +67,7 @@ def selector(
 
 def print_report(report: dict[str, Any], console: Console) -> None:
     """Print the report as tables."""
-    from .record import loaded_text
+    from .options import show_loaded
 
     groups = itertools.groupby(report["results"], lambda one: (one["maps"], one["k_s"], one["k_e"], one["zetas"]))
     for (maps, k_s, k_e, zetas), group in groups:
@@ -88,8 +88,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     machine = report["machine"]
     loads = f"{machine.get('load_average')} before, {report['load_average_after']} after"
     console.print(f"{machine.get('cpu')}, {machine['cores']} cores; load average {loads}", style="dim")
-    if warning := loaded_text(report):
-        console.print(warning, style="bold yellow")
+    show_loaded(console, report)
 
 
 def _calls(result: dict[str, Any]) -> Table:

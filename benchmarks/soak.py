@@ -20,6 +20,7 @@ from ..runtime.pipeline import Pipeline
 from ..runtime.progress import progressed
 from ..runtime.threads import decide_threads
 from . import record
+from .options import BundleFolder, Images, JsonFile, show_loaded
 from .pictures import pictures
 from .timing import opencv_threads
 
@@ -138,21 +139,18 @@ def print_report(report: record.Report) -> None:
         f"slope of the second half {slope_['mib_per_1000']:+.4f} MiB per 1,000 frames "
         f"({slope_['ci'][0]:+.4f} to {slope_['ci'][1]:+.4f})"
     )
-    if warning := record.loaded_text(report):
-        console.print(warning, style="red")
+    show_loaded(console, report)
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.", show_default=False)],
-    images: Annotated[
-        Path | None, typer.Option(help="Photo or folder to predict.", show_default="generated images")
-    ] = None,
+    bundle: BundleFolder,
+    images: Images = None,
     frames: Annotated[int, typer.Option(min=1, help="How many frames.")] = 20_000,
     backend: Annotated[str, typer.Option(help="As for `glocal run`.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16, int8.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Frames per batch.")] = 1,
     every: Annotated[int, typer.Option(min=1, help="Frames from one reading of the memory to the next.")] = 100,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Stream many frames: is memory flat, the order right, nothing lost? Exit code 1 if not."""
     report = soak(bundle, images, frames=frames, backend=backend, precision=precision, batch=batch, every=every)

@@ -17,6 +17,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.errors import GlocalError
 from ..runtime.progress import progressed
 from . import record
+from .options import JsonFile, show_loaded
 
 # Run in a process of its own; time starts before anything but the interpreter is loaded.
 _PROGRAM = """
@@ -41,7 +42,7 @@ STEPS = ("import glocal.runtime", "Pipeline.load", "first prediction", "second p
 def startup(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", show_default=False)],
     processes: Annotated[int, typer.Option(min=1, help="Fresh processes to measure, after one that fills caches.")] = 5,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Seconds from a fresh process to its first prediction."""
     report = record.begin("startup", Bundle.load(bundle))  # a damaged bundle is told apart from a failing process
@@ -54,8 +55,7 @@ def startup(
     record.finish(report)
     console = Console(highlight=False)
     console.print(table)
-    if text := record.loaded_text(report):
-        console.print(text, style="red")
+    show_loaded(console, report)
     record.save(report, json_file)
 
 

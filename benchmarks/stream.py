@@ -33,7 +33,9 @@ from ..runtime.pipeline import Pipeline
 from ..runtime.prediction import Prediction
 from ..runtime.threads import decide_threads, usable_cores
 from . import record
+from .options import BundleFolder, Images, JsonFile, show_loaded
 from .pictures import pictures
+from .scored import scored
 from .timing import alternate, opencv_threads, ratio, summary
 
 
@@ -139,10 +141,10 @@ class _GlobalAlone:
 
 
 def _checked(predictions: list[Prediction], paths: Sequence[Path]) -> list[Prediction]:
-    for prediction, path in zip(predictions, paths, strict=True):
-        if prediction.error is not None or prediction.source != str(path):
-            found = prediction.error or f"{prediction.source} where {path} was due"
-            raise GlocalError("A photo could not be predicted.", found=found, fix="See `glocal verify`.")
+    for prediction, path in zip(scored(predictions, "A photo could not be predicted."), paths, strict=True):
+        if prediction.source != str(path):
+            found = f"{prediction.source} where {path} was due"
+            raise GlocalError("The predictions are not in the order of the photos.", found=found)
     return predictions
 
 
@@ -190,15 +192,12 @@ def print_report(report: record.Report) -> None:
     for name, value in report["bounds"].items():
         bounds.add_row(name, f"{value:.2f}", f"{100 * report['share_of_bound'][name]:.1f} %")
     console.print(bounds)
-    if warning := record.loaded_text(report):
-        console.print(warning, style="red")
+    show_loaded(console, report)
 
 
 def stream(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.", show_default=False)],
-    images: Annotated[
-        Path | None, typer.Option(help="Photo or folder to predict.", show_default="generated images")
-    ] = None,
+    bundle: BundleFolder,
+    images: Images = None,
     backend: Annotated[str, typer.Option(help="As for `glocal run`.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16, int8.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Frames per batch.")] = 1,
@@ -210,7 +209,7 @@ def stream(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of one engine of the stream.", show_default="cores / workers")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Images a second of a stream, against the serial loop and against bounds."""
     report = bench_stream(

@@ -24,17 +24,19 @@ from rich.table import Table
 
 from ..runtime.backends.onnxruntime import OnnxRuntimeEngines
 from ..runtime.bundle import Bundle
-from ..runtime.errors import GlocalError, UsageError
+from ..runtime.errors import UsageError
 from ..runtime.manifest import Precision
 from ..runtime.pipeline import Pipeline, selector_of
-from ..runtime.prediction import Prediction
 from ..runtime.threads import usable_cores
 from . import record
+from .options import BundleFolder, Images, JsonFile, show_loaded
 from .pictures import pictures
+from .scored import scored
 from .timing import alternate, opencv_threads, ratio, summary
 
 AS_IT_IS = "as it is"
 _BLOCKS = 5
+_FAILED = "A photo could not be predicted."
 
 
 def bench_threads(
@@ -102,8 +104,7 @@ def _throughput(load: Callable[[int], Pipeline], paths: list[Path], cores: int, 
         def passing(workers: int, threads: int) -> Callable[[], None]:
             def run() -> None:
                 with pipelines[threads].stream(paths, workers=workers) as predictions:
-                    for prediction in predictions:
-                        _check(prediction)
+                    scored(predictions, _FAILED)
 
             return run
 
@@ -142,15 +143,9 @@ def _latency(load: Callable[[None, bool], Pipeline], files: list[Path], calls: i
 
 def _single(pipeline: Pipeline, paths: Iterator[Path]) -> Callable[[], None]:
     def run() -> None:
-        for prediction in pipeline.predict_files([next(paths)]):
-            _check(prediction)
+        scored(pipeline.predict_files([next(paths)]), _FAILED)
 
     return run
-
-
-def _check(prediction: Prediction) -> None:
-    if prediction.error is not None:
-        raise GlocalError("A photo could not be predicted.", found=prediction.error, fix="See `glocal verify`.")
 
 
 def print_report(report: record.Report) -> None:
@@ -170,20 +165,17 @@ def print_report(report: record.Report) -> None:
         values = (f"{row[name]:.2f}" for name in ("p50_ms", "p90_ms", "p99_ms"))
         single.add_row(row["name"], *values, f"{row['ratio']['p50']:.3f}")
     console.print(streams, "", single)
-    if warning := record.loaded_text(report):
-        console.print(warning, style="red")
+    show_loaded(console, report)
 
 
 def threads(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.", show_default=False)],
-    images: Annotated[
-        Path | None, typer.Option(help="Photo or folder to predict.", show_default="generated images")
-    ] = None,
+    bundle: BundleFolder,
+    images: Images = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16, int8.")] = "fp32",
     length: Annotated[int, typer.Option(min=1, help="Files of one pass of a stream.")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="Passes of each stream.")] = 10,
     calls: Annotated[int, typer.Option(min=1, help="Timed single images of each way.")] = 50,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """How threads are best shared out between workers, engines and OpenCV (ONNX Runtime on the CPU)."""
     report = bench_threads(bundle, images, precision=precision, length=length, rounds=rounds, calls=calls)  # type: ignore[arg-type]

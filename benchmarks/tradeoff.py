@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..calib.gate import predict
-from ..calib.photos import Labelled, draw, draw_labelled
+from ..calib.photos import Labelled, at_most, draw
 from ..runtime.bundle import Bundle
-from ..runtime.errors import GlocalError, UsageError
+from ..runtime.errors import UsageError
 from ..runtime.images import encode_jpeg
 from ..runtime.metrics import multilabel_metrics
 from ..runtime.pipeline import Pipeline
-from ..runtime.prediction import Prediction
 from ..runtime.progress import note
 from . import record
+from .scored import scored
 from .timing import alternate, summary
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def bench_tradeoff(
         for precision in precisions or bundle.manifest.precisions
         for early in ((False, True) if precision in bundle.manifest.early_exit else (False,))
     ]
-    labelled = whole if limit is None or limit >= len(whole) else draw_labelled(whole, limit)
+    labelled = at_most(whole, limit)
     scored = [_score(point, labelled) for point in points]
     report = record.begin("tradeoff", first)  # after the scoring, for the load that the timing sees
     report["models"] = {label: record.model_facts(bundle) for label, bundle in opened.items()}
@@ -188,10 +188,7 @@ def _in_turn(point: _Point, pipeline: Pipeline, paths: Sequence[Path]) -> Callab
     endless = itertools.cycle(paths)
 
     def call() -> None:
-        prediction: Prediction
-        (prediction,) = pipeline.predict_files([next(endless)], batch=1)
-        if prediction.error is not None:
-            raise GlocalError(f"{point.name} could not predict.", found=prediction.error, fix="see `glocal verify`")
+        (prediction,) = scored(pipeline.predict_files([next(endless)], batch=1), f"{point.name} could not predict.")
         point.exits.append(prediction.exited)
 
     return call

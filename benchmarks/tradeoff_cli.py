@@ -14,6 +14,7 @@ from ..export.cli import chosen
 from ..runtime.errors import GlocalError
 from ..runtime.files import write_atomically
 from ..runtime.manifest import Precision
+from .options import EngineThreads, JsonFile, show_loaded
 
 if TYPE_CHECKING:
     from .record import Report
@@ -33,10 +34,8 @@ def tradeoff(
     rounds: Annotated[int, typer.Option(min=1, help="Times that each photo is timed at each point.")] = 5,
     length: Annotated[int, typer.Option(min=1, help="Scenes (digits only).")] = 1000,
     backend: Annotated[str, typer.Option(help="What runs it: auto, onnxruntime, ...")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of one engine.", show_default="the engine's choice")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report.")] = None,
+    threads: EngineThreads = None,
+    json_file: JsonFile = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Where to write a PNG of the points.")] = None,
 ) -> None:
     """Accuracy against latency: each bundle and precision is a point, and again with an early exit."""
@@ -65,7 +64,6 @@ def tradeoff(
 
 
 def _show(console: Console, report: Report) -> None:
-    from .record import loaded_text
     from .tradeoff import pareto
 
     table = Table("bundle", box=None, pad_edge=False, header_style="bold")
@@ -91,5 +89,4 @@ def _show(console: Console, report: Report) -> None:
         f"scores and exits of {report['images']} images, times of {report['timed_images']} photos",
         markup=False,
     )
-    if text := loaded_text(report):
-        console.print(text, style="red")
+    show_loaded(console, report)

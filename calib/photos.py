@@ -65,6 +65,11 @@ def draw_labelled(photos: Labelled, count: int, seed: int = 0) -> ChosenLabelled
     return ChosenLabelled(photos, indices, photos.targets[list(indices)])
 
 
+def at_most(photos: Labelled, count: int | None) -> Labelled:
+    """All labelled images, or ``count`` of them drawn at random where there are more."""
+    return photos if count is None or count >= len(photos) else draw_labelled(photos, count)
+
+
 def _numbers(photos: Photos, count: int, seed: int) -> tuple[int, ...]:
     if count > len(photos):
         raise CalibrationError(

@@ -26,7 +26,7 @@ from .compare import check, summary, worst
 from .extend import VERIFY_IMAGES, real_images
 from .graphs import RoiForm, check_exportable, export_global, export_local
 from .overrides import NAMES, Overrides, override
-from .products import convolutions_to_products, has_convolutions
+from .products import convolutions_to_products
 from .verify import verify_graphs
 
 
@@ -98,9 +98,8 @@ def build_bundle(
 def _local_graphs(model: GlocalNet, roi_form: RoiForm) -> dict[str, bytes]:
     """The local graph, and beside it the form for TensorRT where that is another one."""
     graph = export_local(model, roi_form)
-    stage = has_convolutions(graph)
-    files = {"fp32/local.onnx": convolutions_to_products(graph) if stage else graph}
-    if stage or roi_form != "matmul":
+    files = {"fp32/local.onnx": convolutions_to_products(graph)}
+    if roi_form != "matmul" or files["fp32/local.onnx"] != graph:
         files["fp32/local.tensorrt.onnx"] = graph if roi_form == "matmul" else export_local(model, "matmul")
     return files
 

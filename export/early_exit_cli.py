@@ -42,7 +42,7 @@ def early_exit(
 
     They are written into the bundle; `glocal run --early-exit` and `glocal evaluate --early-exit` use them.
     """
-    from ..calib.photos import draw_labelled
+    from ..calib.photos import at_most
     from ..runtime.bundle import Bundle, add_to_bundle
     from ..runtime.files import write_atomically
     from ..train.data import open_data
@@ -52,7 +52,7 @@ def early_exit(
     manifest = opened.manifest
     images = open_data(data, split, length=length, size=manifest.input_size[0])
     check_labels(images, manifest.labels)
-    labelled = images if limit is None or limit >= len(images) else draw_labelled(images, limit)
+    labelled = at_most(images, limit)
     kinds = chosen("--precision", precision, get_args(Precision)) if precision else manifest.precisions
     found = {kind: _fit(opened, kind, labelled, max_loss, backend, threads) for kind in kinds}
     source = f"{Path(data).name} {split}, {len(labelled)} images, at most {max_loss} points"

@@ -23,15 +23,8 @@ _ELEMENTWISE = ("Relu", "Clip", "Add", "Mul", "Sigmoid", "HardSwish", "HardSigmo
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # to channels last, and back
 
 
-def has_convolutions(graph: bytes) -> bool:
-    """Whether there is anything for `convolutions_to_products` to do."""
-    model = onnx.load_from_string(graph)
-    shapes, weights = _shapes(model), _weights(model)
-    return any(_fits(node, shapes, weights) for node in model.graph.node)
-
-
 def convolutions_to_products(graph: bytes) -> bytes:
-    """The graph with every dense convolution of a map of fixed size as a product of matrices.
+    """The graph with every dense convolution of a map of fixed size as a product of matrices; without any, as it is.
 
     Convolutions in groups (depthwise ones) stay. Tensors between products are kept channels-last.
 
@@ -42,6 +35,8 @@ def convolutions_to_products(graph: bytes) -> bytes:
     rewriter = _Rewriter(model)
     for node in model.graph.node:
         rewriter.convert(node)
+    if not rewriter.added:
+        return graph
     used = {name for node in rewriter.nodes for name in node.input}
     kept = [tensor for tensor in (*model.graph.initializer, *rewriter.added) if tensor.name in used]
     for field, content in (("node", rewriter.nodes), ("initializer", kept), ("value_info", [])):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .capture import Capture, Frame, damaged_frame, frame_of, grab_next, known_fps, open_capture
+from .capture import Capture, Frame, frames_at, grab_next, known_fps, open_capture
 from .errors import SourceError, UsageError
 from .progress import note
 
@@ -127,11 +127,10 @@ class Camera:
         """Note the frame that was grabbed, and the damaged ones before it."""
         indices = range(self._index, self._index + damaged + 1)
         self._index = indices.stop
-        self._passed.extend(damaged_frame(f"{self.name}#{at}") for at in indices[:-1] if at % self._every == 0)
-        if indices[-1] % self._every:
+        frames, good = frames_at(capture, self.name, indices, self._every)
+        self._passed.extend(frames)
+        if good is None:
             return
-        frame, good = frame_of(capture, f"{self.name}#{indices[-1]}", 0.0)
-        self._passed.append(frame)
         self._bad = 0 if good else self._bad + 1
         if good and self._failures:
             self._back()

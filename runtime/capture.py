@@ -99,6 +99,28 @@ def frame_of(capture: Capture, name: str, ms: float) -> tuple[Frame, bool]:
     return Frame(name, lambda: _rgb(image), ms), True
 
 
+def frames_at(
+    capture: Capture, name: str, indices: range, every: int, ms: float = 0.0
+) -> tuple[list[Frame], bool | None]:
+    """The frames of some indices, of which the last was grabbed and the ones before are damaged.
+
+    Args:
+        capture: What they come from.
+        name: What to call it.
+        indices: Of the frames, from 0.
+        every: Only those that this number divides are taken.
+        ms: What grabbing has taken, milliseconds.
+
+    Returns:
+        The frames that are taken, and whether the last has an image; None where it is not taken.
+    """
+    frames = [damaged_frame(f"{name}#{at}") for at in indices[:-1] if at % every == 0]
+    if indices[-1] % every:
+        return frames, None
+    last, good = frame_of(capture, f"{name}#{indices[-1]}", ms)
+    return [*frames, last], good
+
+
 def damaged_frame(name: str) -> Frame:
     """A frame that cannot be decoded."""
     fix = "One damaged frame does no harm; if there are many, check the source."
@@ -151,10 +173,8 @@ class Video:
         while not self._passed and (damaged := grab_next(self._capture, _TRIES)) is not None:
             indices = range(self._index, self._index + damaged + 1)
             self._index = indices.stop
-            self._passed.extend(damaged_frame(f"{self.name}#{at}") for at in indices[:-1] if at % self._every == 0)
-            if indices[-1] % self._every == 0:
-                frame, _ = frame_of(self._capture, f"{self.name}#{indices[-1]}", (time.perf_counter() - start) * 1e3)
-                self._passed.append(frame)
+            ms = (time.perf_counter() - start) * 1e3
+            self._passed.extend(frames_at(self._capture, self.name, indices, self._every, ms)[0])
         if self._passed:
             return self._passed.popleft()
         if self._ended or self._announced is None:

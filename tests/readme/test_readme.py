@@ -30,6 +30,16 @@ def commands_of(page: str) -> list[str]:
 COMMANDS = commands_of(README)
 
 
+def run_all(run, commands: list[str]) -> dict[str, str]:
+    """What each command prints; all must succeed, in their order."""
+    printed = {}
+    for command in commands:
+        done = run(*shlex.split(command))
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        printed[command] = done.stdout
+    return printed
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Runs a program in an empty folder beside the repository's scripts, with this environment's commands first."""
@@ -61,11 +71,7 @@ def test_make_targets_exist():
 def test_commands_and_python_run_in_their_order(run):
     commands = [command for command in COMMANDS if not command.startswith("make ")]
     assert len(commands) >= 6
-    printed = {}
-    for command in commands:
-        done = run(*shlex.split(command))
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        printed[command] = done.stdout
+    printed = run_all(run, commands)
     assert len(list((run.folder / "runs" / "drawn").glob("*.jpg"))) == 4
     lines = printed["python -m glocal.runtime runs/digits-bundle runs/scenes/JPEGImages --json"].splitlines()
     errors = [json.loads(line)["error"] for line in lines]
@@ -83,17 +89,13 @@ def test_the_commands_of_the_measuring_page_run(run):
     """After those of the README, which leave the bundle."""
     commands = commands_of(MEASURING)
     assert len(commands) >= 6
-    for command in commands:
-        done = run(*shlex.split(command))
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    run_all(run, commands)
 
 
 def test_the_commands_of_the_training_page_run(run):
     commands = commands_of(TRAINING)
     assert len(commands) >= 4
-    for command in commands:
-        done = run(*shlex.split(command))
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    run_all(run, commands)
     assert "attention" in json.dumps(json.loads((run.folder / "runs" / "tiny.json").read_text())["probe"])
     assert (run.folder / "runs" / "tables" / "5.png").is_file()
     assert (run.folder / "runs" / "figures" / "photos.png").is_file()
